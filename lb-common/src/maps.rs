@@ -1,0 +1,350 @@
+//! Keys and values of the BPF maps, and the view of them that the decisions are made from.
+//!
+//! Everything here is part of the pinned ABI: a change to a layout, a map's kind or its meaning raises
+//! [`ABI_VERSION`], which names the folder of the pins.
+
+use crate::address::{Address, Family};
+use crate::flow::HashKeys;
+
+/// Version of the layout of all maps; pins live under `<pinPath>/v<ABI_VERSION>/`.
+pub const ABI_VERSION: u32 = 1;
+
+/// log2 of the number of bits of the prefilter.
+pub const PREFILTER_BITS: u32 = 20;
+/// Number of 64-bit words of the prefilter.
+pub const PREFILTER_WORDS: u32 = 1 << (PREFILTER_BITS - 6);
+/// Slots that share a 64-bit word: an array's values have a stride of 8 bytes (kernel 6.18 and before).
+pub const SLOTS_PER_WORD: u32 = 4;
+/// Smallest region of slots, in slots, and the unit in which a region's base is counted.
+pub const SLOTS_UNIT: u32 = 64;
+/// Most backends of one service: a slot names one by 16 bits.
+pub const MAX_BACKENDS_PER_SERVICE: usize = 1 << 16;
+
+/// A service's key: VIP, protocol and port.
+///
+/// Two kinds of key stand beside the services': port 0 with a protocol serves every port of it that has no key of its
+/// own; port 0 with protocol 0 says that the address is a VIP ([`ServiceKey::vip`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct ServiceKey {
+    /// The VIP.
+    pub address: Address,
+    /// The port, in host order; 0 for all ports.
+    pub port: u16,
+    /// The protocol number (6 TCP, 17 UDP).
+    pub protocol: u8,
+    /// The family of the address: 4 or 6.
+    pub family: u8,
+}
+
+impl ServiceKey {
+    /// The key of a service.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(address: Address, family: Family, protocol: u8, port: u16) -> Self {
+        Self { address, port, protocol, family: family as u8 }
+    }
+
+    /// The key that says that an address is a VIP.
+    #[inline(always)]
+    #[must_use]
+    pub const fn vip(address: Address, family: Family) -> Self {
+        Self::new(address, family, 0, 0)
+    }
+}
+
+/// What a key of a service maps to: the index of its word. [`VIP_MARK`] for keys made by [`ServiceKey::vip`].
+pub type ServiceId = u32;
+/// The id that stands for "this address is a VIP".
+pub const VIP_MARK: ServiceId = u32::MAX;
+
+/// All that a packet needs of its service, in one word that is swapped by one store: where its slots are, how many,
+/// where its backends are, and whether the source alone is hashed. 0 is a service without a backend to own a slot.
+///
+/// From the lowest bit: 27 bits base of the slots in [`SLOTS_UNIT`]s, 5 bits log2 of their number, 30 bits base of the
+/// backends, 1 bit source affinity, 1 bit that is always set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct ServiceWord(pub u64);
+
+impl ServiceWord {
+    /// A service without a table.
+    pub const EMPTY: Self = Self(0);
+
+    /// Largest base of a region of slots that fits, exclusive, in slots.
+    pub const MAX_SLOTS: u64 = (SLOTS_UNIT as u64) << 27;
+    /// Largest base of a region of backends that fits, exclusive.
+    pub const MAX_BACKENDS: u64 = 1 << 30;
+
+    /// A word. `slots` is the base of the region in slots, a multiple of [`SLOTS_UNIT`] below [`Self::MAX_SLOTS`];
+    /// `backends` is below [`Self::MAX_BACKENDS`], `log2_slots` below 32.
+    #[must_use]
+    pub const fn new(slots: u64, log2_slots: u8, backends: u32, source_affinity: bool) -> Self {
+        debug_assert!(slots % SLOTS_UNIT as u64 == 0 && slots < Self::MAX_SLOTS);
+        debug_assert!(log2_slots < 32 && (backends as u64) < Self::MAX_BACKENDS);
+        Self(
+            slots / SLOTS_UNIT as u64
+                | (log2_slots as u64) << 27
+                | (backends as u64) << 32
+                | (source_affinity as u64) << 62
+                | 1 << 63,
+        )
+    }
+
+    /// Whether there is no table.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Base of the region of slots, in slots.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slots(self) -> u64 {
+        (self.0 & ((1 << 27) - 1)) * SLOTS_UNIT as u64
+    }
+
+    /// log2 of the number of slots.
+    #[inline(always)]
+    #[must_use]
+    pub const fn log2_slots(self) -> u8 {
+        (self.0 >> 27 & 31) as u8
+    }
+
+    /// Index of the service's first backend.
+    #[inline(always)]
+    #[must_use]
+    pub const fn backends(self) -> u32 {
+        (self.0 >> 32 & ((1 << 30) - 1)) as u32
+    }
+
+    /// Whether the source alone is hashed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source_affinity(self) -> bool {
+        self.0 >> 62 & 1 == 1
+    }
+
+    /// The slot that a flow picks, as an index into all slots.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self, hash: u64) -> u64 {
+        self.slots() + (hash & ((1 << self.log2_slots()) - 1))
+    }
+}
+
+/// How packets get to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Dispatch {
+    /// The entry is not in use.
+    None = 0,
+    /// The backend is this host: up to the stack, without a tunnel.
+    Local = 1,
+    /// IPIP with an IPv4 outer header.
+    Ipv4 = 4,
+    /// IPIP with an IPv6 outer header.
+    Ipv6 = 6,
+}
+
+/// One backend of one service. A cache line; written before the service's word points at it, and then only
+/// [`Backend::next_hop`] changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Backend {
+    /// Outer destination.
+    pub destination: Address,
+    /// Outer source, with the bits of [`Backend::entropy`] clear.
+    pub source: Address,
+    /// Index of the next hop; 0 while there is none.
+    pub next_hop: u32,
+    /// Index of the backend's counter; stays with the backend of a service for as long as it is configured.
+    pub counter: u32,
+    /// The last 32 bits of the outer source that the flow hash fills, in network order; 0 for a fixed source.
+    pub entropy: u32,
+    /// Sum of the 16-bit words, in the machine's order, of the constant part of an IPv4 outer header: all but TOS,
+    /// total length and entropy. Folded, not inverted.
+    pub checksum: u16,
+    /// A [`Dispatch`].
+    pub dispatch: u8,
+    /// log2 of the size of the region of backends that this one lies in: for the agent that adopts the maps.
+    pub log2_region: u8,
+    /// Bit 0: an agent backend, one that runs the node program.
+    pub flags: u32,
+    /// Zero.
+    pub reserved: [u32; 3],
+}
+
+/// The bit of [`Backend::flags`] for a backend that runs the node program.
+pub const BACKEND_AGENT: u32 = 1;
+
+/// Where a packet leaves to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NextHop {
+    /// Destination MAC address, then source MAC address, as they stand in the frame.
+    pub macs: [u8; 12],
+    /// The interface's index; 0 in an entry that is not in use.
+    pub interface: u32,
+    /// Largest IP packet that fits, in bytes: the path's MTU, outer header included.
+    pub mtu: u32,
+    /// Zero.
+    pub reserved: [u32; 3],
+}
+
+/// Packets and bytes; bytes count the packet as the client sent it, from its IP header on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// What is the same for all packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Settings {
+    /// Keys of the flow hash.
+    pub hash_keys: HashKeys,
+}
+
+/// Names one packet's fragments (RFC 791 §2.3, RFC 8200 §4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Identification, as it stands in the header; IPv4's 16 bits widened.
+    pub identification: u32,
+    /// Protocol; 0 in IPv6, where the first fragment alone shows it.
+    pub protocol: u8,
+    /// 4 or 6.
+    pub family: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// What a first fragment leaves for the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FragmentPorts {
+    /// When the first fragment came, in nanoseconds of the monotonic clock.
+    pub seen: u64,
+    /// Its ports, as [`crate::flow::FlowKey`] joins them.
+    pub ports: u32,
+    /// Its protocol.
+    pub protocol: u32,
+}
+
+/// How long a first fragment's ports are kept: as long as Linux keeps fragments (`ipfrag_time`, 30 s), halved, because
+/// an identification may come round again within seconds at high rates (RFC 4963).
+pub const FRAGMENT_LIFETIME_NS: u64 = 15_000_000_000;
+
+/// What a debugging run notes of its last packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Trace {
+    /// A [`crate::verdict::Reason`].
+    pub reason: u32,
+    /// The service's id plus one; 0 for none.
+    pub service: u32,
+    /// The backend's index plus one; 0 for none.
+    pub backend: u32,
+    /// The slot within its service's table.
+    pub slot: u32,
+}
+
+/// The bit of the prefilter for an IPv4 address: index of the word and the bit in it.
+#[inline(always)]
+#[must_use]
+pub const fn prefilter_v4(address: Address) -> (u32, u64) {
+    let h = address.0[0].wrapping_mul(0x9e37_79b1) >> (32 - PREFILTER_BITS);
+    (h >> 6, 1 << (h & 63))
+}
+
+/// The bit of the prefilter for an IPv6 address: index of the word and the bit in it.
+#[inline(always)]
+#[must_use]
+pub const fn prefilter_v6(address: Address) -> (u32, u64) {
+    let [a, b, c, d] = address.0;
+    let high = ((a as u64) << 32 | b as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let low = ((c as u64) << 32 | d as u64).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
+    let h = ((high ^ low).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - PREFILTER_BITS)) as u32;
+    (h >> 6, 1 << (h & 63))
+}
+
+/// The bit of the prefilter for an address: index of the word and the bit in it.
+#[inline(always)]
+#[must_use]
+pub const fn prefilter(address: Address, family: Family) -> (u32, u64) {
+    match family {
+        Family::V4 => prefilter_v4(address),
+        Family::V6 => prefilter_v6(address),
+    }
+}
+
+/// The maps as a decision sees them. In the kernel they are BPF maps, on the host plain collections.
+pub trait Maps {
+    /// A word of the prefilter; `index` is below [`PREFILTER_WORDS`].
+    fn prefilter(&self, index: u32) -> u64;
+    /// The id of a service, or [`VIP_MARK`].
+    fn service(&self, key: &ServiceKey) -> Option<ServiceId>;
+    /// A service's word.
+    fn word(&self, id: ServiceId) -> Option<ServiceWord>;
+    /// A slot: the backend's place among its service's. `index` counts over all slots.
+    fn slot(&self, index: u64) -> Option<u16>;
+    /// A backend.
+    fn backend(&self, index: u32) -> Option<&Backend>;
+    /// A next hop.
+    fn next_hop(&self, index: u32) -> Option<&NextHop>;
+    /// What is the same for all packets.
+    fn settings(&self) -> Option<&Settings>;
+    /// Whether a tunnel may end at this address of the host.
+    fn is_tunnel_address(&self, address: &Address, family: Family) -> bool;
+    /// Whether tunnel packets from this outer source are accepted.
+    fn is_trusted(&self, address: &Address, family: Family) -> bool;
+    /// What the first of these fragments left.
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts>;
+    /// Remember a first fragment's ports.
+    fn remember_fragment(&self, key: &FragmentKey, ports: FragmentPorts);
+    /// Count a packet for a backend.
+    fn count_backend(&self, counter: u32, bytes: u32);
+    /// The monotonic clock, in nanoseconds.
+    fn now(&self) -> u64;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_are_the_abi() {
+        assert_eq!(size_of::<ServiceKey>(), 20);
+        assert_eq!(size_of::<Backend>(), 64);
+        assert_eq!(size_of::<NextHop>(), 32);
+        assert_eq!(size_of::<FragmentKey>(), 40);
+        assert_eq!(size_of::<FragmentPorts>(), 16);
+        assert_eq!(size_of::<Counter>(), 16);
+    }
+
+    #[test]
+    fn a_word_gives_back_its_parts() {
+        let word = ServiceWord::new(ServiceWord::MAX_SLOTS - 64, 18, (ServiceWord::MAX_BACKENDS - 1) as u32, true);
+        assert_eq!(
+            (word.slots(), word.log2_slots(), word.backends(), word.source_affinity()),
+            (ServiceWord::MAX_SLOTS - 64, 18, (1 << 30) - 1, true)
+        );
+        let word = ServiceWord::new(0, 6, 0, false);
+        assert_eq!(
+            (word.slots(), word.log2_slots(), word.backends(), word.source_affinity(), word.is_empty()),
+            (0, 6, 0, false, false)
+        );
+        assert_eq!(word.slot(u64::MAX), 63);
+        assert!(ServiceWord::EMPTY.is_empty());
+    }
+}

@@ -1,0 +1,7 @@
+//! The agent of Beeline, in one direction: source → model → plan → datapath → status.
+//!
+//! - [`config`]: the configuration file, read strictly.
+//! - [`model`]: what should be, made from a configuration by a pure function.
+
+pub mod config;
+pub mod model;

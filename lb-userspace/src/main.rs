@@ -1,0 +1,2 @@
+//! The `beeline` binary.
+fn main() {}
