@@ -80,14 +80,14 @@ impl ServiceWord {
     /// `backends` is below [`Self::MAX_BACKENDS`], `log2_slots` below 32.
     #[must_use]
     pub const fn new(slots: u64, log2_slots: u8, backends: u32, source_affinity: bool) -> Self {
-        debug_assert!(slots % SLOTS_UNIT as u64 == 0 && slots < Self::MAX_SLOTS);
+        debug_assert!(slots.is_multiple_of(SLOTS_UNIT as u64) && slots < Self::MAX_SLOTS);
         debug_assert!(log2_slots < 32 && (backends as u64) < Self::MAX_BACKENDS);
         Self(
-            slots / SLOTS_UNIT as u64
-                | (log2_slots as u64) << 27
-                | (backends as u64) << 32
-                | (source_affinity as u64) << 62
-                | 1 << 63,
+            (slots / SLOTS_UNIT as u64)
+                | ((log2_slots as u64) << 27)
+                | ((backends as u64) << 32)
+                | ((source_affinity as u64) << 62)
+                | (1 << 63),
         )
     }
 
@@ -163,8 +163,8 @@ pub struct Backend {
     pub counter: u32,
     /// The last 32 bits of the outer source that the flow hash fills, in network order; 0 for a fixed source.
     pub entropy: u32,
-    /// Sum of the 16-bit words, in the machine's order, of the constant part of an IPv4 outer header: all but TOS,
-    /// total length and entropy. Folded, not inverted.
+    /// Sum of the constant words of an IPv4 outer header ([`crate::encap::constant_sum`]): all but TOS, total length,
+    /// protocol and entropy. Folded, not inverted.
     pub checksum: u16,
     /// A [`Dispatch`].
     pub dispatch: u8,

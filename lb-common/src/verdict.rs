@@ -77,7 +77,7 @@ reasons! {
     MalformedIpv6 "malformed_ipv6" Drop,
     /// Extension headers that are cut off, or whose lengths do not fit the packet.
     MalformedExtensionHeader "malformed_extension_header" Drop,
-    /// More extension headers than are followed, or an unknown routing.
+    /// More extension headers than are followed.
     TooManyExtensionHeaders "too_many_extension_headers" Drop,
     /// TCP header cut off or with a wrong data offset.
     MalformedTcp "malformed_tcp" Drop,
@@ -99,6 +99,10 @@ reasons! {
     MalformedQuote "malformed_quote" Drop,
     /// ICMP error that quotes a packet which the VIP did not send.
     ForeignQuote "foreign_quote" Drop,
+    /// ICMP error too long for the tunnel; no error is sent about an error.
+    IcmpErrorTooLong "icmp_error_too_long" Drop,
+    /// Later IPv4 fragment too long for the tunnel; no error is sent about one (RFC 1122 §3.2.2).
+    FragmentTooLong "fragment_too_long" Drop,
     /// Port of a VIP that no service has.
     UnknownPort "unknown_port" Drop,
     /// Service without a backend that may own a slot.

@@ -1,8 +1,52 @@
-//! The entry points.
+//! The XDP programs of Beeline: the entry points, and nothing else.
+//!
+//! One program an interface: a device takes one native XDP program, and a host may be edge and node on the same one.
+//! Which roles an interface has is a constant of its program, so that the verifier removes the other role's code.
+//! lb-common decides; [`access`] touches packets, [`maps`] the BPF maps, [`exit`] turns a reason into an action.
+
 #![no_std]
 #![no_main]
 
+mod access;
+mod exit;
+mod maps;
+
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use lb_common::stage::Roles;
+
+/// For an interface that VIPs' packets come by.
+#[xdp(frags)]
+pub fn beeline_edge(ctx: XdpContext) -> u32 {
+    exit::run(&ctx, Roles { edge: true, node: false })
+}
+
+/// For an interface that tunnel packets come by.
+#[xdp(frags)]
+pub fn beeline_node(ctx: XdpContext) -> u32 {
+    exit::run(&ctx, Roles { edge: false, node: true })
+}
+
+/// For an interface that both come by.
+#[xdp(frags)]
+pub fn beeline_edge_node(ctx: XdpContext) -> u32 {
+    exit::run(&ctx, Roles { edge: true, node: true })
+}
+
+/// Passes everything. XDP_TX out of one end of a veth pair arrives only if the other end has a program (kernel 6.18
+/// and before): test beds put this one there.
+#[xdp(frags)]
+pub fn beeline_pass(_ctx: XdpContext) -> u32 {
+    aya_ebpf::bindings::xdp_action::XDP_PASS
+}
+
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Nothing here panics: the verifier would refuse a program with this loop in it.
     loop {}
 }
+
+/// The kernel gives some helpers to programs under the GPL alone.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

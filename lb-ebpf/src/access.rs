@@ -1,0 +1,110 @@
+//! Packet bytes: all pointer arithmetic of the programs.
+
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
+use lb_common::packet::{Packet, QUOTE};
+
+/// The frame that the program was called for.
+///
+/// Its bounds are read from the context at each access, never kept: the helpers that move them make the verifier forget
+/// every packet pointer.
+pub(crate) struct Frame {
+    ctx: *mut xdp_md,
+}
+
+impl Frame {
+    /// The frame of an XDP context, which the kernel hands to the program.
+    #[inline(always)]
+    pub(crate) const fn new(ctx: *mut xdp_md) -> Self {
+        Self { ctx }
+    }
+
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        // SAFETY: the kernel gives every XDP program a valid context for as long as it runs.
+        let context = unsafe { &*self.ctx };
+        (context.data as usize, context.data_end as usize)
+    }
+
+    /// A pointer to `N` bytes of the frame's linear part.
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: u32) -> Option<*mut [u8; N]> {
+        let (data, end) = self.bounds();
+        let start = data + offset as usize;
+        if start + N > end { None } else { Some(start as *mut [u8; N]) }
+    }
+}
+
+impl Packet for Frame {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let pointer = self.at::<N>(offset)?;
+        // SAFETY: `at` has checked that the bytes lie in the packet; the array has alignment 1.
+        Some(unsafe { *pointer })
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> bool {
+        let Some(pointer) = self.at::<N>(offset) else { return false };
+        // SAFETY: as in `load`; nothing else refers to the packet while the program runs.
+        unsafe { *pointer = *bytes };
+        true
+    }
+
+    #[inline(always)]
+    fn excess(&self, length: u32) -> Option<u32> {
+        let (data, end) = self.bounds();
+        let have = (end - data) as u32;
+        if have >= length {
+            return Some(have - length);
+        }
+        if !frags() {
+            return None;
+        }
+        // SAFETY: the context is valid; the helper reads the length of linear part and fragments (kernel 5.18).
+        let have = unsafe { bpf_xdp_get_buff_len(self.ctx) } as u32;
+        (have >= length).then(|| have - length)
+    }
+
+    #[inline(always)]
+    fn quote_sum(&self, offset: u32) -> Option<u32> {
+        let pointer = self.at::<QUOTE>(offset)?;
+        // SAFETY: the bytes lie in the packet, and the helper reads no others; no memory is given to compare with.
+        let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, pointer.cast(), QUOTE as u32, 0) };
+        (sum >= 0).then_some(sum as u32)
+    }
+
+    #[inline(always)]
+    fn grow<const N: usize>(&mut self) -> bool {
+        // SAFETY: the context is valid; every packet pointer is made anew after this.
+        unsafe { bpf_xdp_adjust_head(self.ctx, -(N as i32)) == 0 }
+    }
+
+    #[inline(always)]
+    fn shrink(&mut self, length: u32) -> bool {
+        // SAFETY: as in `grow`.
+        unsafe { bpf_xdp_adjust_head(self.ctx, length as i32) == 0 }
+    }
+
+    #[inline(always)]
+    fn trim(&mut self, length: u32) -> bool {
+        // SAFETY: as in `grow`.
+        unsafe { bpf_xdp_adjust_tail(self.ctx, -(length as i32)) == 0 }
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        // SAFETY: as in `bounds`.
+        unsafe { (*self.ctx).ingress_ifindex }
+    }
+}
+
+/// Whether the kernel hands frames in several pieces to XDP programs; the loader says so (5.18).
+#[unsafe(no_mangle)]
+static XDP_FRAGS: u32 = 0;
+
+#[inline(always)]
+fn frags() -> bool {
+    // SAFETY: a valid static; volatile, because the loader writes it and the verifier takes it for a constant.
+    unsafe { core::ptr::read_volatile(&raw const XDP_FRAGS) != 0 }
+}
