@@ -33,18 +33,21 @@ impl Family {
     }
 }
 
-/// An address: four 32-bit words whose bytes lie in network order. An IPv4 address is the first word, the others are 0;
-/// which family it is stands beside it ([`Family`]).
+/// An address: two 64-bit words whose bytes lie in network order. An IPv4 address is the first four bytes, the others
+/// are 0; which family it is stands beside it ([`Family`]).
+///
+/// Words of 64 bits, not bytes: keys of maps are made on a program's stack, where the verifier takes no misaligned
+/// access (kernel 6.18 and before), and LLVM joins stores of smaller parts across the borders of words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
-pub struct Address(pub [u32; 4]);
+pub struct Address(pub [u64; 2]);
 
 impl Address {
     /// From the four bytes of an IPv4 header.
     #[inline(always)]
     #[must_use]
-    pub const fn from_v4(bytes: [u8; 4]) -> Self {
-        Self([u32::from_ne_bytes(bytes), 0, 0, 0])
+    pub const fn from_v4(b: [u8; 4]) -> Self {
+        Self([u64::from_ne_bytes([b[0], b[1], b[2], b[3], 0, 0, 0, 0]), 0])
     }
 
     /// From the sixteen bytes of an IPv6 header.
@@ -52,10 +55,8 @@ impl Address {
     #[must_use]
     pub const fn from_v6(b: [u8; 16]) -> Self {
         Self([
-            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
-            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
-            u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
-            u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
+            u64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
+            u64::from_ne_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]),
         ])
     }
 
@@ -63,16 +64,24 @@ impl Address {
     #[inline(always)]
     #[must_use]
     pub const fn v4(self) -> [u8; 4] {
-        self.0[0].to_ne_bytes()
+        let [a, b, c, d, ..] = self.0[0].to_ne_bytes();
+        [a, b, c, d]
     }
 
     /// The sixteen bytes of an IPv6 header.
     #[inline(always)]
     #[must_use]
     pub const fn v6(self) -> [u8; 16] {
-        let [a, b, c, d] =
-            [self.0[0].to_ne_bytes(), self.0[1].to_ne_bytes(), self.0[2].to_ne_bytes(), self.0[3].to_ne_bytes()];
-        [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
+        let [a, b] = [self.0[0].to_ne_bytes(), self.0[1].to_ne_bytes()];
+        [a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]
+    }
+
+    /// The address's words of 32 bits as numbers, the first one first; an IPv4 address is the first one alone.
+    #[inline(always)]
+    #[must_use]
+    pub const fn numbers(self) -> [u32; 4] {
+        let [a, b] = [u64::from_be(self.0[0]), u64::from_be(self.0[1])];
+        [(a >> 32) as u32, a as u32, (b >> 32) as u32, b as u32]
     }
 
     /// As the standard library's type.

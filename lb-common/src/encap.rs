@@ -5,7 +5,6 @@
 
 use crate::address::Family;
 use crate::checksum::{finish, halves};
-use crate::edge::answer;
 use crate::maps::{Backend, Dispatch, Maps};
 use crate::packet::transport::{IPV4_IN_IP, IPV6_IN_IP};
 use crate::packet::{Packet, ethernet, ipv4, ipv6};
@@ -56,8 +55,7 @@ pub struct Inner {
 #[must_use]
 pub fn ipv4_header(backend: &Backend, inner: &Inner, hash: u64) -> [u8; 20] {
     let entropy = entropy(backend, hash);
-    let source = (backend.source.0[0] | entropy).to_ne_bytes();
-    let destination = backend.destination.v4();
+    let [s0, s1, s2, s3] = (u32::from_ne_bytes(backend.source.v4()) | entropy).to_ne_bytes();
     let length = (inner.length + ipv4::LEN) as u16;
     let [len_high, len_low] = length.to_be_bytes();
     let protocol = protocol(inner.family);
@@ -68,8 +66,7 @@ pub fn ipv4_header(backend: &Backend, inner: &Inner, hash: u64) -> [u8; 20] {
         + halves(entropy);
     let [check_high, check_low] = finish(sum).to_ne_bytes();
     let [flags, fragment] = ipv4::DF.to_be_bytes();
-    let [s0, s1, s2, s3] = source;
-    let [d0, d1, d2, d3] = destination;
+    let [d0, d1, d2, d3] = backend.destination.v4();
     [
         0x45, inner.tos, len_high, len_low, 0, 0, flags, fragment, HOP_LIMIT, protocol, check_high, check_low, s0, s1,
         s2, s3, d0, d1, d2, d3,
@@ -82,7 +79,8 @@ fn entropy(backend: &Backend, hash: u64) -> u32 {
     (hash >> 32) as u32 & backend.entropy
 }
 
-/// Send a packet to its backend, or say why not. `reason` is what a packet that is sent is counted as.
+/// Send a packet to its backend, or say why not. `reason` is what a packet that is sent is counted as. One that is too
+/// long stays as it is, and [`Trail::mtu`] is set.
 #[inline(always)]
 pub fn send<P: Packet, M: Maps>(
     packet: &mut P,
@@ -108,11 +106,9 @@ pub fn send<P: Packet, M: Maps>(
     }
     let Some(next_hop) = maps.next_hop(backend.next_hop) else { return Reason::InconsistentMaps };
     if inner.length + 2 * outer.header_len() > next_hop.mtu {
-        let mtu = next_hop.mtu.saturating_sub(2 * outer.header_len());
-        return match inner.family {
-            Family::V4 => answer::frag_needed(packet, inner.l3, mtu, reason),
-            Family::V6 => answer::packet_too_big(packet, inner.l3, mtu, reason),
-        };
+        // The answer is made on the longer way; the packet is as it was.
+        trail.mtu = u64::from(next_hop.mtu.saturating_sub(2 * outer.header_len()).max(1));
+        return reason;
     }
     if inner.padding != 0 && !packet.trim(inner.padding) {
         return Reason::InconsistentMaps;
@@ -129,7 +125,8 @@ pub fn send<P: Packet, M: Maps>(
             let label = (hash >> 32) as u32;
             let first = ipv6::first_bytes(inner.tos, label, inner.length as u16, protocol(inner.family), HOP_LIMIT);
             let mut source = backend.source;
-            source.0[3] |= entropy(backend, hash);
+            let [a, b, c, d] = entropy(backend, hash).to_ne_bytes();
+            source.0[1] |= u64::from_ne_bytes([0, 0, 0, 0, a, b, c, d]);
             packet.grow::<40>()
                 && ethernet::write(packet, inner.l3, &next_hop.macs, &tags, outer)
                 && packet.store(inner.l3, &first)
@@ -141,6 +138,6 @@ pub fn send<P: Packet, M: Maps>(
         return Reason::NoHeadroom;
     }
     maps.count_backend(backend.counter, inner.length);
-    trail.interface = next_hop.interface;
+    trail.interface = u64::from(next_hop.interface);
     reason
 }

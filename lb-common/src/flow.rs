@@ -69,24 +69,26 @@ impl FlowKey {
     #[must_use]
     pub fn hash(&self, keys: &HashKeys, source_only: bool) -> u64 {
         let k = &keys.0;
-        let term = |key: u64, word: u32| key.wrapping_mul(u64::from(u32::from_be(word)));
-        let mut h = k[0].wrapping_add(term(k[1], self.source.0[0]));
+        let term = |key: u64, word: u32| key.wrapping_mul(u64::from(word));
+        let source = self.source.numbers();
+        let mut h = k[0].wrapping_add(term(k[1], source[0]));
         if self.family == Family::V6 {
             h = h
-                .wrapping_add(term(k[2], self.source.0[1]))
-                .wrapping_add(term(k[3], self.source.0[2]))
-                .wrapping_add(term(k[4], self.source.0[3]));
+                .wrapping_add(term(k[2], source[1]))
+                .wrapping_add(term(k[3], source[2]))
+                .wrapping_add(term(k[4], source[3]));
         }
         if !source_only {
+            let destination = self.destination.numbers();
             h = h
-                .wrapping_add(k[5].wrapping_mul(u64::from(self.ports)))
-                .wrapping_add(term(k[6], self.destination.0[0]))
-                .wrapping_add(k[10].wrapping_mul(u64::from(self.protocol)));
+                .wrapping_add(term(k[5], self.ports))
+                .wrapping_add(term(k[6], destination[0]))
+                .wrapping_add(term(k[10], u32::from(self.protocol)));
             if self.family == Family::V6 {
                 h = h
-                    .wrapping_add(term(k[7], self.destination.0[1]))
-                    .wrapping_add(term(k[8], self.destination.0[2]))
-                    .wrapping_add(term(k[9], self.destination.0[3]));
+                    .wrapping_add(term(k[7], destination[1]))
+                    .wrapping_add(term(k[8], destination[2]))
+                    .wrapping_add(term(k[9], destination[3]));
             }
         }
         h ^= h >> 32;

@@ -17,6 +17,8 @@ pub const PREFILTER_WORDS: u32 = 1 << (PREFILTER_BITS - 6);
 pub const SLOTS_PER_WORD: u32 = 4;
 /// Smallest region of slots, in slots, and the unit in which a region's base is counted.
 pub const SLOTS_UNIT: u32 = 64;
+/// Index of the program of the longer way ([`crate::stage::run_slow`]) in the array of stages.
+pub const SLOW_STAGE: u32 = 0;
 /// Most backends of one service: a slot names one by 16 bits.
 pub const MAX_BACKENDS_PER_SERVICE: usize = 1 << 16;
 
@@ -28,21 +30,17 @@ pub const MAX_BACKENDS_PER_SERVICE: usize = 1 << 16;
 #[repr(C)]
 pub struct ServiceKey {
     /// The VIP.
-    pub address: Address,
-    /// The port, in host order; 0 for all ports.
-    pub port: u16,
-    /// The protocol number (6 TCP, 17 UDP).
-    pub protocol: u8,
-    /// The family of the address: 4 or 6.
-    pub family: u8,
+    address: Address,
+    /// Port, protocol and family, from bit 0, 16 and 24 on.
+    rest: u64,
 }
 
 impl ServiceKey {
-    /// The key of a service.
+    /// The key of a service; the port in host order, 0 for all ports.
     #[inline(always)]
     #[must_use]
     pub const fn new(address: Address, family: Family, protocol: u8, port: u16) -> Self {
-        Self { address, port, protocol, family: family as u8 }
+        Self { address, rest: port as u64 | (protocol as u64) << 16 | (family as u64) << 24 }
     }
 
     /// The key that says that an address is a VIP.
@@ -51,6 +49,107 @@ impl ServiceKey {
     pub const fn vip(address: Address, family: Family) -> Self {
         Self::new(address, family, 0, 0)
     }
+
+    /// Make it the key of all ports of its protocol. In place: a program's stack has room for one.
+    #[inline(always)]
+    pub const fn widen_to_all_ports(&mut self) {
+        self.rest &= !0xffff;
+    }
+
+    /// Make it the key that says that its address is a VIP.
+    #[inline(always)]
+    pub const fn widen_to_vip(&mut self) {
+        self.rest &= !0xff_ffff;
+    }
+
+    /// The key as a map holds it.
+    #[must_use]
+    pub const fn to_words(self) -> [u64; 3] {
+        [self.address.0[0], self.address.0[1], self.rest]
+    }
+
+    /// The key that a map holds.
+    #[must_use]
+    pub const fn from_words(words: [u64; 3]) -> Self {
+        Self { address: Address([words[0], words[1]]), rest: words[2] }
+    }
+
+    /// The VIP.
+    #[must_use]
+    pub const fn address(&self) -> Address {
+        self.address
+    }
+
+    /// The family of the VIP.
+    #[must_use]
+    pub const fn family(&self) -> Family {
+        if self.rest >> 24 & 0xff == 4 { Family::V4 } else { Family::V6 }
+    }
+
+    /// The protocol number.
+    #[must_use]
+    pub const fn protocol(&self) -> u8 {
+        (self.rest >> 16) as u8
+    }
+
+    /// The port, in host order; 0 for all ports.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.rest as u16
+    }
+
+    /// Whether the key says that an address is a VIP, and is no service's.
+    #[must_use]
+    pub const fn is_vip_mark(&self) -> bool {
+        self.protocol() == 0
+    }
+}
+
+/// An address of this host that tunnels may end at: the key of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct TunnelAddress {
+    address: Address,
+    family: u64,
+}
+
+impl TunnelAddress {
+    /// The key of an address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(address: Address, family: Family) -> Self {
+        Self { address, family: family as u64 }
+    }
+
+    /// The key as a map holds it.
+    #[must_use]
+    pub const fn to_words(self) -> [u64; 3] {
+        [self.address.0[0], self.address.0[1], self.family]
+    }
+
+    /// The address of a key that a map holds.
+    #[must_use]
+    pub fn ip(words: [u64; 3]) -> core::net::IpAddr {
+        Address([words[0], words[1]]).ip(if words[2] == 4 { Family::V4 } else { Family::V6 })
+    }
+}
+
+/// Data of a key of the trie of trusted sources: the family in four bytes, then the address. A prefix of an address is
+/// [`TRUSTED_FAMILY_BITS`] longer as a prefix of this.
+pub type TrustedData = [u8; 20];
+/// Bits before the address in [`TrustedData`].
+pub const TRUSTED_FAMILY_BITS: u32 = 32;
+
+/// The data of a trusted source's key.
+#[inline(always)]
+#[must_use]
+pub const fn trusted_data(address: Address, family: Family) -> TrustedData {
+    let a = address.v6();
+    let f = (family as u32).to_ne_bytes();
+    [
+        f[0], f[1], f[2], f[3], a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13],
+        a[14], a[15],
+    ]
 }
 
 /// What a key of a service maps to: the index of its word. [`VIP_MARK`] for keys made by [`ServiceKey::vip`].
@@ -176,6 +275,93 @@ pub struct Backend {
     pub reserved: [u32; 3],
 }
 
+impl Backend {
+    /// The entry as eight words, as the agent writes it.
+    #[must_use]
+    pub const fn to_words(&self) -> [u64; 8] {
+        let Self { destination, source, next_hop, counter, entropy, checksum, dispatch, log2_region, flags, reserved } =
+            *self;
+        let [c0, c1] = checksum.to_ne_bytes();
+        [
+            destination.0[0],
+            destination.0[1],
+            source.0[0],
+            source.0[1],
+            join(next_hop, counter),
+            join(entropy, u32::from_ne_bytes([c0, c1, dispatch, log2_region])),
+            join(flags, reserved[0]),
+            join(reserved[1], reserved[2]),
+        ]
+    }
+
+    /// The entry that these words hold.
+    #[must_use]
+    pub const fn from_words(w: [u64; 8]) -> Self {
+        let (next_hop, counter) = split(w[4]);
+        let (entropy, small) = split(w[5]);
+        let (flags, reserved) = split(w[6]);
+        let (reserved_1, reserved_2) = split(w[7]);
+        let [c0, c1, dispatch, log2_region] = small.to_ne_bytes();
+        Self {
+            destination: Address([w[0], w[1]]),
+            source: Address([w[2], w[3]]),
+            next_hop,
+            counter,
+            entropy,
+            checksum: u16::from_ne_bytes([c0, c1]),
+            dispatch,
+            log2_region,
+            flags,
+            reserved: [reserved, reserved_1, reserved_2],
+        }
+    }
+}
+
+impl NextHop {
+    /// The entry as four words, as the agent writes it.
+    #[must_use]
+    pub const fn to_words(&self) -> [u64; 4] {
+        let Self { macs: m, interface, mtu, reserved } = *self;
+        [
+            u64::from_ne_bytes([m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7]]),
+            join(u32::from_ne_bytes([m[8], m[9], m[10], m[11]]), interface),
+            join(mtu, reserved[0]),
+            join(reserved[1], reserved[2]),
+        ]
+    }
+
+    /// The entry that these words hold.
+    #[must_use]
+    pub const fn from_words(w: [u64; 4]) -> Self {
+        let a = w[0].to_ne_bytes();
+        let (last, interface) = split(w[1]);
+        let b = last.to_ne_bytes();
+        let (mtu, reserved) = split(w[2]);
+        let (reserved_1, reserved_2) = split(w[3]);
+        Self {
+            macs: [a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1], b[2], b[3]],
+            interface,
+            mtu,
+            reserved: [reserved, reserved_1, reserved_2],
+        }
+    }
+}
+
+/// Two neighbours of 32 bits as they lie in one word.
+const fn join(first: u32, second: u32) -> u64 {
+    let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// The two neighbours that lie in one word.
+const fn split(word: u64) -> (u32, u32) {
+    let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+    (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]))
+}
+
+/// The word of a backend's entry that holds its next hop, and so may change while packets use the entry.
+pub const BACKEND_NEXT_HOP_WORD: usize = 4;
+
 /// The bit of [`Backend::flags`] for a backend that runs the node program.
 pub const BACKEND_AGENT: u32 = 1;
 
@@ -215,18 +401,40 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FragmentKey {
-    /// Source address.
-    pub source: Address,
-    /// Destination address.
-    pub destination: Address,
-    /// Identification, as it stands in the header; IPv4's 16 bits widened.
-    pub identification: u32,
-    /// Protocol; 0 in IPv6, where the first fragment alone shows it.
-    pub protocol: u8,
-    /// 4 or 6.
-    pub family: u8,
-    /// Zero.
-    pub reserved: [u8; 2],
+    source: Address,
+    destination: Address,
+    rest: u64,
+}
+
+impl FragmentKey {
+    /// The key of an IPv4 packet's fragments.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4(source: Address, destination: Address, identification: u16, protocol: u8) -> Self {
+        let rest = identification as u64 | (protocol as u64) << 32 | (Family::V4 as u64) << 40;
+        Self { source, destination, rest }
+    }
+
+    /// The key of an IPv6 packet's fragments; the first one alone shows the protocol.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v6(source: Address, destination: Address, identification: u32) -> Self {
+        Self { source, destination, rest: identification as u64 | (Family::V6 as u64) << 40 }
+    }
+
+    /// The packet's source.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source(&self) -> Address {
+        self.source
+    }
+
+    /// The packet's destination.
+    #[inline(always)]
+    #[must_use]
+    pub const fn destination(&self) -> Address {
+        self.destination
+    }
 }
 
 /// What a first fragment leaves for the others.
@@ -250,20 +458,20 @@ pub const FRAGMENT_LIFETIME_NS: u64 = 15_000_000_000;
 #[repr(C)]
 pub struct Trace {
     /// A [`crate::verdict::Reason`].
-    pub reason: u32,
+    pub reason: u64,
     /// The service's id plus one; 0 for none.
-    pub service: u32,
+    pub service: u64,
     /// The backend's index plus one; 0 for none.
-    pub backend: u32,
+    pub backend: u64,
     /// The slot within its service's table.
-    pub slot: u32,
+    pub slot: u64,
 }
 
 /// The bit of the prefilter for an IPv4 address: index of the word and the bit in it.
 #[inline(always)]
 #[must_use]
 pub const fn prefilter_v4(address: Address) -> (u32, u64) {
-    let h = address.0[0].wrapping_mul(0x9e37_79b1) >> (32 - PREFILTER_BITS);
+    let h = (address.0[0] as u32).wrapping_mul(0x9e37_79b1) >> (32 - PREFILTER_BITS);
     (h >> 6, 1 << (h & 63))
 }
 
@@ -271,9 +479,9 @@ pub const fn prefilter_v4(address: Address) -> (u32, u64) {
 #[inline(always)]
 #[must_use]
 pub const fn prefilter_v6(address: Address) -> (u32, u64) {
-    let [a, b, c, d] = address.0;
-    let high = ((a as u64) << 32 | b as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let low = ((c as u64) << 32 | d as u64).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
+    let [a, b] = address.0;
+    let high = a.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let low = b.wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
     let h = ((high ^ low).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - PREFILTER_BITS)) as u32;
     (h >> 6, 1 << (h & 63))
 }
@@ -324,12 +532,22 @@ mod tests {
 
     #[test]
     fn layouts_are_the_abi() {
-        assert_eq!(size_of::<ServiceKey>(), 20);
+        assert_eq!(size_of::<ServiceKey>(), 24);
         assert_eq!(size_of::<Backend>(), 64);
         assert_eq!(size_of::<NextHop>(), 32);
         assert_eq!(size_of::<FragmentKey>(), 40);
         assert_eq!(size_of::<FragmentPorts>(), 16);
         assert_eq!(size_of::<Counter>(), 16);
+    }
+
+    #[test]
+    fn entries_come_back_as_they_went_in() {
+        let words = core::array::from_fn(|i| crate::flow::mix(i as u64));
+        assert_eq!(Backend::from_words(words).to_words(), words);
+        let words = core::array::from_fn(|i| crate::flow::mix(i as u64));
+        assert_eq!(NextHop::from_words(words).to_words(), words);
+        let backend = Backend { next_hop: 7, counter: 9, ..Backend::default() };
+        assert_eq!(backend.to_words()[BACKEND_NEXT_HOP_WORD], join(7, 9));
     }
 
     #[test]

@@ -111,7 +111,7 @@ fn inner_ipv4<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, o
         let tos = header.tos & !3 | ecn;
         let (before, after) = (u16::from_ne_bytes([header.vihl, header.tos]), u16::from_ne_bytes([header.vihl, tos]));
         let check = replace(u16::from_ne_bytes(header.check), before, after).to_ne_bytes();
-        if !(packet.store(at + 1, &[tos]) && packet.store(at + 10, &check)) {
+        if !(packet.store(at, &[header.vihl, tos]) && packet.store(at + 10, &check)) {
             return Err(Reason::MalformedInner);
         }
     }
@@ -133,7 +133,7 @@ fn inner_ipv6<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, o
     check_source(maps, source, Family::V6)?;
     let ecn = v6::traffic_class(&header) & 3;
     let merged = merge_ecn(outer.ecn, ecn)?;
-    if merged != ecn && !packet.store(at + 1, &[header.vcf[1] & !0x30 | merged << 4]) {
+    if merged != ecn && !packet.store(at, &[header.vcf[0], header.vcf[1] & !0x30 | merged << 4]) {
         return Err(Reason::MalformedInner);
     }
     Ok(length)
@@ -164,7 +164,7 @@ fn check_service<P: Packet, M: Maps>(
         };
         return match service(maps, address, family, l4.protocol, ports as u16) {
             Ok(id) => {
-                trail.service = id.wrapping_add(1);
+                trail.service = u64::from(id) + 1;
                 Ok(())
             }
             Err(_) => Err(Reason::InnerNotService),

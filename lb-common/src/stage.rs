@@ -4,6 +4,7 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::address::{Address, Family};
 use crate::maps::{Maps, ServiceId, ServiceKey, VIP_MARK, prefilter_v4, prefilter_v6};
+use crate::packet::ipv6::Chain;
 use crate::packet::transport::{IPV4_IN_IP, IPV6_IN_IP};
 use crate::packet::{Header, Packet, ethernet};
 use crate::verdict::Reason;
@@ -22,49 +23,91 @@ pub struct Roles {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trail {
     /// The service's id plus one; 0 for none.
-    pub service: u32,
+    pub service: u64,
     /// The backend's index plus one; 0 for none.
-    pub backend: u32,
+    pub backend: u64,
     /// The slot within the service's table.
-    pub slot: u32,
-    /// The interface that a packet to be sent leaves by.
-    pub interface: u32,
+    pub slot: u64,
+    /// The index of the interface that a packet to be sent leaves by.
+    pub interface: u64,
+    /// Where an ICMP message to a VIP begins in the frame; 0 for none.
+    pub message: u64,
+    /// The longest packet that would have fitted into the tunnel, for one that does not; 0 else.
+    pub mtu: u64,
 }
 
-/// One packet, from the frame to the verdict.
+/// One packet, from the frame to the verdict. `None`: it takes the longer way, [`run_slow`], and is as it came.
+///
+/// The two are programs of their own in the kernel, joined by a tail call, because the stack is 512 bytes.
 #[inline(always)]
-pub fn run<P: Packet, M: Maps>(roles: Roles, packet: &mut P, maps: &M, trail: &mut Trail) -> Reason {
-    let Some((family, l3)) = ethernet::parse(packet) else { return Reason::NotOurs };
+pub fn run<P: Packet, M: Maps>(roles: Roles, packet: &mut P, maps: &M, trail: &mut Trail) -> Option<Reason> {
+    let Some((family, l3)) = ethernet::parse(packet) else { return Some(Reason::NotOurs) };
     match family {
         Family::V4 => {
-            let Some(header) = Ipv4Hdr::read(packet, l3) else { return Reason::NotOurs };
+            let Some(header) = Ipv4Hdr::read(packet, l3) else { return Some(Reason::NotOurs) };
             let (word, bit) = prefilter_v4(Address::from_v4(header.dst_addr));
             if maps.prefilter(word) & bit == 0 {
-                return Reason::NotOurs;
+                return Some(Reason::NotOurs);
             }
             if roles.node && (header.proto == IPV4_IN_IP || header.proto == IPV6_IN_IP) {
                 let reason = node::ipv4(packet, maps, trail, l3, &header);
                 if reason != Reason::NotOurs {
-                    return reason;
+                    return Some(reason);
                 }
             }
-            if roles.edge { edge::ipv4(packet, maps, trail, l3, &header) } else { Reason::NotOurs }
+            if !roles.edge {
+                return Some(Reason::NotOurs);
+            }
+            edge::ipv4(packet, maps, trail, l3, &header)
         }
         Family::V6 => {
-            let Some(header) = Ipv6Hdr::read(packet, l3) else { return Reason::NotOurs };
+            let Some(header) = Ipv6Hdr::read(packet, l3) else { return Some(Reason::NotOurs) };
             let (word, bit) = prefilter_v6(Address::from_v6(header.dst_addr));
             if maps.prefilter(word) & bit == 0 {
-                return Reason::NotOurs;
+                return Some(Reason::NotOurs);
             }
             if roles.node && (header.next_hdr == IPV4_IN_IP || header.next_hdr == IPV6_IN_IP) {
                 let reason = node::ipv6(packet, maps, trail, l3, &header);
                 if reason != Reason::NotOurs {
-                    return reason;
+                    return Some(reason);
                 }
             }
-            if roles.edge { edge::ipv6(packet, maps, trail, l3, &header) } else { Reason::NotOurs }
+            if !roles.edge {
+                return Some(Reason::NotOurs);
+            }
+            edge::ipv6(packet, maps, trail, l3, &header)
         }
     }
+}
+
+/// The edge's longer way: fragments, extension headers, ICMP, and what is too long for the tunnel. Each step is a
+/// function of its own in the program, called from here, so that their stacks do not add up.
+#[inline(always)]
+pub fn run_slow<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail) -> Reason {
+    let Some((family, l3)) = ethernet::parse(packet) else { return Reason::NotOurs };
+    let mut reason = match family {
+        Family::V4 => edge::slow::ipv4(packet, maps, trail, l3),
+        Family::V6 => {
+            let mut chain = Chain::default();
+            match edge::slow::follow(packet, l3, &mut chain) {
+                Reason::Forwarded => edge::slow::ipv6(packet, maps, trail, l3, &chain),
+                reason => edge::slow::refuse_ipv6(packet, maps, l3, reason),
+            }
+        }
+    };
+    if trail.message != 0 {
+        reason = match family {
+            Family::V4 => edge::message::ipv4(packet, maps, trail, l3),
+            Family::V6 => edge::message::ipv6(packet, maps, trail, l3),
+        };
+    }
+    if trail.mtu != 0 {
+        reason = match family {
+            Family::V4 => edge::answer::frag_needed(packet, l3, trail.mtu as u32, reason),
+            Family::V6 => edge::answer::packet_too_big(packet, l3, trail.mtu as u32, reason),
+        };
+    }
+    reason
 }
 
 /// The service of a VIP, protocol and port; else [`Reason::UnknownPort`] for a VIP and [`Reason::NotOurs`] for none.
@@ -82,11 +125,11 @@ pub(crate) fn service<M: Maps>(
         Some(id) => return Ok(id),
         None => {}
     }
-    key.port = 0;
+    key.widen_to_all_ports();
     if let Some(id) = maps.service(&key) {
         return Ok(id);
     }
-    key.protocol = 0;
+    key.widen_to_vip();
     match maps.service(&key) {
         Some(_) => Err(Reason::UnknownPort),
         None => Err(Reason::NotOurs),

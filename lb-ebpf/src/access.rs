@@ -8,11 +8,14 @@ use lb_common::packet::{Packet, QUOTE};
 ///
 /// Its bounds are read from the context at each access, never kept: the helpers that move them make the verifier forget
 /// every packet pointer.
-pub(crate) struct Frame {
+///
+/// A program with functions of its own must be `SPLIT`: LLVM would read the bounds before a call and pass them as
+/// numbers, which the verifier does not take for packet pointers. Volatile reads stay where they are.
+pub(crate) struct Frame<const SPLIT: bool> {
     ctx: *mut xdp_md,
 }
 
-impl Frame {
+impl<const SPLIT: bool> Frame<SPLIT> {
     /// The frame of an XDP context, which the kernel hands to the program.
     #[inline(always)]
     pub(crate) const fn new(ctx: *mut xdp_md) -> Self {
@@ -22,8 +25,14 @@ impl Frame {
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
         // SAFETY: the kernel gives every XDP program a valid context for as long as it runs.
-        let context = unsafe { &*self.ctx };
-        (context.data as usize, context.data_end as usize)
+        let (data, end) = unsafe { (&raw const (*self.ctx).data, &raw const (*self.ctx).data_end) };
+        if SPLIT {
+            // SAFETY: both point into the context, as above.
+            unsafe { (data.read_volatile() as usize, end.read_volatile() as usize) }
+        } else {
+            // SAFETY: as above.
+            unsafe { (*data as usize, *end as usize) }
+        }
     }
 
     /// A pointer to `N` bytes of the frame's linear part.
@@ -35,7 +44,7 @@ impl Frame {
     }
 }
 
-impl Packet for Frame {
+impl<const SPLIT: bool> Packet for Frame<SPLIT> {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let pointer = self.at::<N>(offset)?;

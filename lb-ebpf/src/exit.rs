@@ -4,7 +4,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use lb_common::maps::Trace;
-use lb_common::packet::Packet as _;
+use lb_common::packet::Packet;
 use lb_common::stage::{self, Roles, Trail};
 use lb_common::verdict::{Action, Reason};
 
@@ -25,14 +25,41 @@ fn debugging() -> bool {
 /// Run one frame through the stages.
 #[inline(always)]
 pub(crate) fn run(ctx: &XdpContext, roles: Roles) -> u32 {
-    let mut frame = Frame::new(ctx.ctx);
+    let mut frame = Frame::<false>::new(ctx.ctx);
     let mut trail = Trail::default();
-    let mut reason = stage::run(roles, &mut frame, &Tables, &mut trail);
+    match stage::run(roles, &mut frame, &Tables, &mut trail) {
+        Some(reason) => finish(ctx, &frame, reason, trail),
+        None => {
+            maps::longer_way(ctx);
+            // The agent puts the program there before it attaches this one.
+            finish(ctx, &frame, Reason::InconsistentMaps, trail)
+        }
+    }
+}
+
+/// Run one frame through the stages of the longer way.
+#[inline(always)]
+pub(crate) fn run_slow(ctx: &XdpContext) -> u32 {
+    let mut frame = Frame::<true>::new(ctx.ctx);
+    let mut trail = Trail::default();
+    let reason = stage::run_slow(&mut frame, &Tables, &mut trail);
+    finish_slow(ctx, &frame, reason, &trail)
+}
+
+/// As [`finish`], with a stack of its own.
+#[inline(never)]
+fn finish_slow(ctx: &XdpContext, frame: &Frame<true>, reason: Reason, trail: &Trail) -> u32 {
+    finish(ctx, frame, reason, *trail)
+}
+
+/// Send, count, and tell the kernel.
+#[inline(always)]
+fn finish<P: Packet>(ctx: &XdpContext, frame: &P, mut reason: Reason, trail: Trail) -> u32 {
     let action = match reason.action() {
         Action::Pass => XDP_PASS,
         Action::Drop => XDP_DROP,
         Action::Answer => XDP_TX,
-        Action::Send if trail.interface == frame.interface() => XDP_TX,
+        Action::Send if trail.interface == u64::from(frame.interface()) => XDP_TX,
         Action::Send => match maps::redirect(trail.interface) {
             Some(action) => action,
             None => {
@@ -46,8 +73,8 @@ pub(crate) fn run(ctx: &XdpContext, roles: Roles) -> u32 {
         maps::count(reason);
     }
     if debugging() {
-        let Trail { service, backend, slot, interface } = trail;
-        maps::trace(Trace { reason: reason as u32, service, backend, slot });
+        let Trail { service, backend, slot, interface, message: _, mtu: _ } = trail;
+        maps::trace(Trace { reason: reason as u64, service, backend, slot });
         debug!(
             ctx,
             "in {} action {} reason {} service {} backend {} slot {} out {}",

@@ -33,6 +33,12 @@ pub fn beeline_edge_node(ctx: XdpContext) -> u32 {
     exit::run(&ctx, Roles { edge: true, node: true })
 }
 
+/// The edge's longer way; the others call it by a tail call.
+#[xdp(frags)]
+pub fn beeline_slow(ctx: XdpContext) -> u32 {
+    exit::run_slow(&ctx)
+}
+
 /// Passes everything. XDP_TX out of one end of a veth pair arrives only if the other end has a program (kernel 6.18
 /// and before): test beds put this one there.
 #[xdp(frags)]

@@ -4,11 +4,12 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
-use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::programs::XdpContext;
 use lb_common::address::{Address, Family};
 use lb_common::maps::{
-    Backend, Counter, FragmentKey, FragmentPorts, Maps, NextHop, PREFILTER_WORDS, ServiceId, ServiceKey, ServiceWord,
-    Settings, Trace,
+    Backend, Counter, FragmentKey, FragmentPorts, Maps, NextHop, PREFILTER_WORDS, SLOW_STAGE, ServiceId, ServiceKey,
+    ServiceWord, Settings, TRUSTED_FAMILY_BITS, Trace, TrustedData, TunnelAddress, trusted_data,
 };
 use lb_common::verdict::Reason;
 
@@ -29,9 +30,7 @@ static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 static TUNNEL_ADDRESSES: HashMap<TunnelAddress, u32> = HashMap::with_max_entries(4096, 0);
 #[map]
-static TRUSTED_IPV4: LpmTrie<[u8; 4], u32> = LpmTrie::with_max_entries(4096, BPF_F_NO_PREALLOC);
-#[map]
-static TRUSTED_IPV6: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(4096, BPF_F_NO_PREALLOC);
+static TRUSTED: LpmTrie<TrustedData, u32> = LpmTrie::with_max_entries(4096, BPF_F_NO_PREALLOC);
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(16_384, 0);
 #[map]
@@ -41,10 +40,13 @@ static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
 #[map]
 static DEVICES: DevMapHash = DevMapHash::with_max_entries(256, 0);
 #[map]
+static STAGES: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
 static TRACE: Array<Trace> = Array::with_max_entries(1, 0);
 
-/// An address of this host, with its family.
-type TunnelAddress = (Address, u32);
+/// A key of the trie where the stack is aligned for words of 64 bits: the address in it is copied by those.
+#[repr(C, align(8))]
+struct TrustedKey(Key<TrustedData>);
 
 /// All maps at once.
 pub(crate) struct Tables;
@@ -92,17 +94,15 @@ impl Maps for Tables {
 
     #[inline(always)]
     fn is_tunnel_address(&self, address: &Address, family: Family) -> bool {
-        let key: TunnelAddress = (*address, family as u32);
         // SAFETY: only whether there is an element counts.
-        unsafe { TUNNEL_ADDRESSES.get(key) }.is_some()
+        unsafe { TUNNEL_ADDRESSES.get(TunnelAddress::new(*address, family)) }.is_some()
     }
 
     #[inline(always)]
     fn is_trusted(&self, address: &Address, family: Family) -> bool {
-        match family {
-            Family::V4 => TRUSTED_IPV4.get(Key::new(32, address.v4())).is_some(),
-            Family::V6 => TRUSTED_IPV6.get(Key::new(128, address.v6())).is_some(),
-        }
+        let bits = TRUSTED_FAMILY_BITS + 8 * family.address_len() as u32;
+        let key = TrustedKey(Key::new(bits, trusted_data(*address, family)));
+        TRUSTED.get(&key.0).is_some()
     }
 
     #[inline(always)]
@@ -152,6 +152,13 @@ pub(crate) fn trace(trace: Trace) {
 
 /// Send the frame by another device: the action for the kernel, if the device is among ours.
 #[inline(always)]
-pub(crate) fn redirect(interface: u32) -> Option<u32> {
-    DEVICES.redirect(interface, 0).ok()
+pub(crate) fn redirect(interface: u64) -> Option<u32> {
+    DEVICES.redirect(interface as u32, 0).ok()
+}
+
+/// Go on in the program of the longer way; returns only if there is none.
+#[inline(always)]
+pub(crate) fn longer_way(ctx: &XdpContext) {
+    // SAFETY: a tail call with this program's own context; the packet is as it came.
+    let _ = unsafe { STAGES.tail_call(ctx, SLOW_STAGE) };
 }

@@ -4,4 +4,5 @@
 //! - [`model`]: what should be, made from a configuration by a pure function.
 
 pub mod config;
+pub mod datapath;
 pub mod model;

@@ -48,7 +48,7 @@ fn echo_v4<P: Packet>(packet: &mut P, l3: u32) -> bool {
 fn echo_v6<P: Packet>(packet: &mut P, l3: u32) -> bool {
     let Some(header) = Ipv6Hdr::read(packet, l3) else { return false };
     // The pseudo-header's sum does not change either.
-    packet.store(l3 + 7, &[HOP_LIMIT])
+    packet.store(l3 + 6, &[header.next_hdr, HOP_LIMIT])
         && packet.store(l3 + 8, &header.dst_addr)
         && packet.store(l3 + 24, &header.src_addr)
 }

@@ -1,9 +1,10 @@
 //! The edge: a packet for a VIP goes to a backend.
 //!
 //! This file is the way of nearly all packets: whole, TCP or UDP, nothing between IP and transport. What needs a longer
-//! look is in [`slow`], answers from the VIP itself are in [`answer`].
+//! look is in [`slow`], ICMP in [`message`], and what the VIP itself answers in [`answer`].
 
 pub mod answer;
+pub mod message;
 pub mod slow;
 
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -17,20 +18,26 @@ use crate::packet::{Packet, ipv4 as v4, ipv6 as v6};
 use crate::stage::{Trail, refuse, service};
 use crate::verdict::Reason;
 
-/// An IPv4 packet that passed the prefilter.
+/// An IPv4 packet that passed the prefilter. `None`: it takes the longer way.
 #[inline(always)]
-pub fn ipv4<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, l3: u32, header: &Ipv4Hdr) -> Reason {
+pub fn ipv4<P: Packet, M: Maps>(
+    packet: &mut P,
+    maps: &M,
+    trail: &mut Trail,
+    l3: u32,
+    header: &Ipv4Hdr,
+) -> Option<Reason> {
     let destination = Address::from_v4(header.dst_addr);
     if v4::is_fragment(header) || (header.proto != TCP && header.proto != UDP) {
-        return slow::ipv4(packet, maps, trail, l3);
+        return None;
     }
     let (inner, header_len) = match check_ipv4(packet, l3, header) {
         Ok(checked) => checked,
-        Err(reason) => return refuse(maps, destination, Family::V4, reason),
+        Err(reason) => return Some(refuse(maps, destination, Family::V4, reason)),
     };
     let ports = match transport::ports(packet, l3 + header_len, header.proto, inner.length - header_len) {
         Ok(ports) => ports,
-        Err(reason) => return refuse(maps, destination, Family::V4, reason),
+        Err(reason) => return Some(refuse(maps, destination, Family::V4, reason)),
     };
     let flow = FlowKey {
         source: Address::from_v4(header.src_addr),
@@ -39,23 +46,30 @@ pub fn ipv4<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, l3:
         protocol: header.proto,
         family: Family::V4,
     };
-    steer(packet, maps, trail, &inner, &flow, Reason::Forwarded)
+    let reason = steer(packet, maps, trail, &inner, &flow, Reason::Forwarded);
+    if trail.mtu == 0 { Some(reason) } else { None }
 }
 
-/// An IPv6 packet that passed the prefilter.
+/// An IPv6 packet that passed the prefilter. `None`: it takes the longer way.
 #[inline(always)]
-pub fn ipv6<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, l3: u32, header: &Ipv6Hdr) -> Reason {
+pub fn ipv6<P: Packet, M: Maps>(
+    packet: &mut P,
+    maps: &M,
+    trail: &mut Trail,
+    l3: u32,
+    header: &Ipv6Hdr,
+) -> Option<Reason> {
     let destination = Address::from_v6(header.dst_addr);
     if header.next_hdr != TCP && header.next_hdr != UDP {
-        return slow::ipv6(packet, maps, trail, l3);
+        return None;
     }
     let inner = match check_ipv6(packet, l3, header) {
         Ok(inner) => inner,
-        Err(reason) => return refuse(maps, destination, Family::V6, reason),
+        Err(reason) => return Some(refuse(maps, destination, Family::V6, reason)),
     };
     let ports = match transport::ports(packet, l3 + v6::LEN, header.next_hdr, inner.length - v6::LEN) {
         Ok(ports) => ports,
-        Err(reason) => return refuse(maps, destination, Family::V6, reason),
+        Err(reason) => return Some(refuse(maps, destination, Family::V6, reason)),
     };
     let flow = FlowKey {
         source: Address::from_v6(header.src_addr),
@@ -64,7 +78,8 @@ pub fn ipv6<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, l3:
         protocol: header.next_hdr,
         family: Family::V6,
     };
-    steer(packet, maps, trail, &inner, &flow, Reason::Forwarded)
+    let reason = steer(packet, maps, trail, &inner, &flow, Reason::Forwarded);
+    if trail.mtu == 0 { Some(reason) } else { None }
 }
 
 /// Lengths and source of an IPv4 packet; its header's length besides.
@@ -107,7 +122,7 @@ fn steer<P: Packet, M: Maps>(
         Ok(id) => id,
         Err(reason) => return reason,
     };
-    trail.service = id.wrapping_add(1);
+    trail.service = u64::from(id) + 1;
     let Some(word) = maps.word(id) else { return Reason::InconsistentMaps };
     if word.is_empty() {
         return Reason::NoBackend;
@@ -118,7 +133,7 @@ fn steer<P: Packet, M: Maps>(
     let Some(place) = maps.slot(slot) else { return Reason::InconsistentMaps };
     let index = word.backends().wrapping_add(u32::from(place));
     let Some(backend) = maps.backend(index) else { return Reason::InconsistentMaps };
-    trail.slot = slot.wrapping_sub(word.slots()) as u32;
-    trail.backend = index.wrapping_add(1);
+    trail.slot = slot - word.slots();
+    trail.backend = u64::from(index) + 1;
     encap::send(packet, maps, trail, inner, backend, hash, reason)
 }

@@ -1,21 +1,21 @@
-//! The edge's longer ways: fragments, extension headers, ICMP. Each is a function of its own in the program, with a
-//! stack of its own, so that the common way stays small.
+//! The edge's longer way: fragments, extension headers, and whatever is neither TCP nor UDP.
 
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use super::{answer, check_ipv4, check_ipv6, steer};
+use super::{check_ipv4, check_ipv6, steer};
 use crate::address::{Address, Family};
 use crate::encap::Inner;
 use crate::flow::FlowKey;
 use crate::maps::{FRAGMENT_LIFETIME_NS, FragmentKey, FragmentPorts, Maps};
-use crate::packet::icmp::{self, ICMP, ICMPV6, Kind};
+use crate::packet::icmp::{ICMP, ICMPV6};
 use crate::packet::ipv6::Chain;
 use crate::packet::transport::{self, MIN_IN_FRAGMENT, TCP, UDP};
 use crate::packet::{Header, Packet, ipv4 as v4, ipv6 as v6};
 use crate::stage::{Trail, refuse};
 use crate::verdict::{Action, Reason};
 
-/// An IPv4 packet that is a fragment, or neither TCP nor UDP.
+/// An IPv4 packet that is a fragment, neither TCP nor UDP, or too long. Where a whole ICMP message begins is left in
+/// [`Trail::message`].
 #[inline(never)]
 pub fn ipv4<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, l3: u32) -> Reason {
     let Some(header) = Ipv4Hdr::read(packet, l3) else { return Reason::NotOurs };
@@ -36,41 +36,63 @@ fn ipv4_to_vip<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, 
     if !trim(packet, &mut inner) {
         return Reason::InconsistentMaps;
     }
-    let fragment = v4::is_fragment(header);
+    let is_fragment = v4::is_fragment(header);
     if header.proto == ICMP {
-        if fragment {
-            return Reason::UnsupportedIcmp;
+        if !is_fragment {
+            trail.message = u64::from(l3 + header_len);
         }
-        return icmp(packet, maps, trail, l3, l3 + header_len);
+        return Reason::UnsupportedIcmp;
     }
     if header.proto != TCP && header.proto != UDP {
         return Reason::UnsupportedProtocol;
     }
-    let key = FragmentKey {
-        source: Address::from_v4(header.src_addr),
-        destination: Address::from_v4(header.dst_addr),
-        identification: u32::from(u16::from_ne_bytes(header.id)),
-        protocol: header.proto,
-        family: Family::V4 as u8,
-        reserved: [0; 2],
-    };
+    let (source, destination) = (Address::from_v4(header.src_addr), Address::from_v4(header.dst_addr));
+    let key = FragmentKey::v4(source, destination, u16::from_ne_bytes(header.id), header.proto);
     let offset = v4::fragment_offset(header);
-    fragment_to_vip(packet, maps, trail, &inner, &key, Piece { l4: l3 + header_len, offset, protocol: header.proto })
+    let piece = Piece { l4: l3 + header_len, is_fragment, offset, protocol: header.proto };
+    piece_to_vip(packet, maps, trail, &inner, &key, piece)
 }
 
-/// An IPv6 packet with extension headers, or neither TCP nor UDP.
+/// Follow an IPv6 packet's extension headers. A function of its own in the program, for the stack's sake.
 #[inline(never)]
-pub fn ipv6<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, l3: u32) -> Reason {
+pub fn follow<P: Packet>(packet: &P, l3: u32, chain: &mut Chain) -> Reason {
+    let Some(header) = Ipv6Hdr::read(packet, l3) else { return Reason::NotOurs };
+    v6::follow(packet, l3 + v6::LEN, header.next_hdr, chain)
+}
+
+/// Drop an IPv6 packet whose extension headers cannot be followed, if it is for a VIP.
+#[inline(never)]
+pub fn refuse_ipv6<P: Packet, M: Maps>(packet: &P, maps: &M, l3: u32, reason: Reason) -> Reason {
+    let Some(header) = Ipv6Hdr::read(packet, l3) else { return Reason::NotOurs };
+    let reason = match check_ipv6(packet, l3, &header) {
+        Ok(_) => reason,
+        // The outer fault explains the inner one.
+        Err(reason) => reason,
+    };
+    refuse(maps, Address::from_v6(header.dst_addr), Family::V6, reason)
+}
+
+/// An IPv6 packet that has extension headers, is neither TCP nor UDP, or is too long; as [`ipv4`]. `chain` says what
+/// is behind the extension headers.
+#[inline(never)]
+pub fn ipv6<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, l3: u32, chain: &Chain) -> Reason {
     let Some(header) = Ipv6Hdr::read(packet, l3) else { return Reason::NotOurs };
     let destination = Address::from_v6(header.dst_addr);
-    match ipv6_to_vip(packet, maps, trail, l3, &header) {
+    match ipv6_to_vip(packet, maps, trail, l3, &header, *chain) {
         reason if reason.action() == Action::Drop => refuse(maps, destination, Family::V6, reason),
         reason => reason,
     }
 }
 
 #[inline(always)]
-fn ipv6_to_vip<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, l3: u32, header: &Ipv6Hdr) -> Reason {
+fn ipv6_to_vip<P: Packet, M: Maps>(
+    packet: &mut P,
+    maps: &M,
+    trail: &mut Trail,
+    l3: u32,
+    header: &Ipv6Hdr,
+    chain: Chain,
+) -> Reason {
     let mut inner = match check_ipv6(packet, l3, header) {
         Ok(inner) => inner,
         Err(reason) => return reason,
@@ -78,46 +100,30 @@ fn ipv6_to_vip<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, 
     if !trim(packet, &mut inner) {
         return Reason::InconsistentMaps;
     }
-    let mut chain = Chain::default();
-    let reason = v6::follow(packet, l3 + v6::LEN, header.next_hdr, &mut chain);
-    if reason != Reason::Forwarded {
-        return reason;
+    // Beyond the packet's end there may have been padding that looked like headers.
+    if chain.offset > l3 + inner.length {
+        return Reason::MalformedExtensionHeader;
     }
     if chain.protocol == ICMPV6 {
-        if chain.is_fragment {
-            return Reason::UnsupportedIcmp;
+        if !chain.is_fragment {
+            trail.message = u64::from(chain.offset);
         }
-        return icmp(packet, maps, trail, l3, chain.offset);
+        return Reason::UnsupportedIcmp;
     }
     let later = chain.is_fragment && chain.fragment_offset != 0;
     if !later && chain.protocol != TCP && chain.protocol != UDP {
         return Reason::UnsupportedProtocol;
     }
-    let source = Address::from_v6(header.src_addr);
-    let destination = Address::from_v6(header.dst_addr);
-    let end = l3 + inner.length;
-    if chain.offset > end {
-        return Reason::MalformedExtensionHeader;
-    }
-    if !chain.is_fragment {
-        let ports = match transport::ports(packet, chain.offset, chain.protocol, end - chain.offset) {
-            Ok(ports) => ports,
-            Err(reason) => return reason,
-        };
-        let flow = FlowKey { source, destination, ports, protocol: chain.protocol, family: Family::V6 };
-        return steer(packet, maps, trail, &inner, &flow, Reason::Forwarded);
-    }
-    let key = FragmentKey {
-        source,
-        destination,
-        identification: chain.identification,
-        protocol: 0,
-        family: Family::V6 as u8,
-        reserved: [0; 2],
-    };
-    let piece = Piece { l4: chain.offset, offset: chain.fragment_offset, protocol: chain.protocol };
-    fragment_to_vip(packet, maps, trail, &inner, &key, piece)
+    let (source, destination) = (Address::from_v6(header.src_addr), Address::from_v6(header.dst_addr));
+    let key = FragmentKey::v6(source, destination, chain.identification);
+    let Chain { offset: l4, is_fragment, fragment_offset: offset, protocol, .. } = chain;
+    let piece = Piece { l4: l4 & OFFSET_MASK, is_fragment, offset, protocol };
+    piece_to_vip(packet, maps, trail, &inner, &key, piece)
 }
+
+/// Offsets of transport headers are below this, which the verifier has forgotten on the way: the link header, the
+/// longest IPv4 header, or an IPv6 header and all extension headers that are followed.
+pub(super) const OFFSET_MASK: u32 = 0x3ff;
 
 /// Take the padding off now, so that the end of the frame is the end of the packet.
 #[inline(always)]
@@ -127,16 +133,18 @@ fn trim<P: Packet>(packet: &mut P, inner: &mut Inner) -> bool {
     padding == 0 || packet.trim(padding)
 }
 
-/// Where a fragment's payload begins, where that lies in the whole packet, and its protocol if it shows it.
+/// What follows the IP headers: where it begins in the frame, whether it is a fragment, where that lies in the whole
+/// packet, and its protocol if it shows it.
 struct Piece {
     l4: u32,
+    is_fragment: bool,
     offset: u32,
     protocol: u8,
 }
 
 /// A fragment goes where its flow's whole packets go: the first one leaves its ports for the others.
 #[inline(always)]
-fn fragment_to_vip<P: Packet, M: Maps>(
+fn piece_to_vip<P: Packet, M: Maps>(
     packet: &mut P,
     maps: &M,
     trail: &mut Trail,
@@ -145,133 +153,33 @@ fn fragment_to_vip<P: Packet, M: Maps>(
     piece: Piece,
 ) -> Reason {
     let length = (inner.l3 + inner.length).saturating_sub(piece.l4);
-    if piece.offset + length > 0xffff {
+    let ports;
+    let (mut protocol, mut reason) = (piece.protocol, Reason::FragmentForwarded);
+    if !piece.is_fragment {
+        reason = Reason::Forwarded;
+        ports = match transport::ports(packet, piece.l4, piece.protocol, length) {
+            Ok(ports) => ports,
+            Err(reason) => return reason,
+        };
+    } else if piece.offset + length > 0xffff {
         return Reason::MalformedFragment;
-    }
-    let (ports, protocol) = if piece.offset == 0 {
-        let Some(bytes) = packet.load::<{ MIN_IN_FRAGMENT as usize }>(piece.l4) else {
+    } else if piece.offset == 0 {
+        let Some([a, b, c, d, ..]) = packet.load::<{ MIN_IN_FRAGMENT as usize }>(piece.l4) else {
             return Reason::MalformedFragment;
         };
-        let ports = transport::join([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        ports = transport::join([a, b, c, d]);
         let first = FragmentPorts { seen: maps.now(), ports, protocol: u32::from(piece.protocol) };
         maps.remember_fragment(key, first);
-        (ports, piece.protocol)
     } else {
         match maps.fragment(key) {
             Some(first) if maps.now().wrapping_sub(first.seen) < FRAGMENT_LIFETIME_NS => {
-                (first.ports, first.protocol as u8)
+                ports = first.ports;
+                protocol = first.protocol as u8;
             }
             _ => return Reason::UnknownFragment,
         }
-    };
+    }
     let family = inner.family;
-    let flow = FlowKey { source: key.source, destination: key.destination, ports, protocol, family };
-    steer(packet, maps, trail, inner, &flow, Reason::FragmentForwarded)
-}
-
-/// A whole ICMP message to a VIP; `l4` is where it begins. A function of its own: it is called for both families.
-#[inline(never)]
-fn icmp<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, l3: u32, l4: u32) -> Reason {
-    // The callers have checked the header; version and family come from it once more.
-    let Some([first]) = packet.load::<1>(l3) else { return Reason::MalformedIcmp };
-    let Some([message_type, _code, ..]) = packet.load::<8>(l4) else { return Reason::MalformedIcmp };
-    let family = if first >> 4 == 4 { Family::V4 } else { Family::V6 };
-    match icmp::kind(family, message_type) {
-        // Whose address it is must be known before it is answered.
-        Kind::Echo => match vip(packet, maps, l3, family) {
-            Reason::EchoReply => answer::echo(packet, l3, l4, family),
-            reason => reason,
-        },
-        Kind::Error => match family {
-            Family::V4 => error_v4(packet, maps, trail, l3, l4),
-            Family::V6 => error_v6(packet, maps, trail, l3, l4),
-        },
-        Kind::NeighbourDiscovery => Reason::NeighbourDiscovery,
-        Kind::Other => Reason::UnsupportedIcmp,
-    }
-}
-
-/// [`Reason::EchoReply`] if the packet's destination is a VIP.
-#[inline(always)]
-fn vip<P: Packet, M: Maps>(packet: &P, maps: &M, l3: u32, family: Family) -> Reason {
-    let address = match family {
-        Family::V4 => packet.load::<4>(l3 + 16).map(Address::from_v4),
-        Family::V6 => packet.load::<16>(l3 + 24).map(Address::from_v6),
-    };
-    match address {
-        Some(address) => refuse(maps, address, family, Reason::EchoReply),
-        None => Reason::MalformedIcmp,
-    }
-}
-
-/// An ICMP error goes to the backend of the flow that it quotes, which is the client's seen from behind.
-#[inline(always)]
-fn error_v4<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, l3: u32, l4: u32) -> Reason {
-    let Some(outer) = Ipv4Hdr::read(packet, l3) else { return Reason::MalformedIcmp };
-    let at = l4 + icmp::LEN;
-    let Some(quoted) = Ipv4Hdr::read(packet, at) else { return Reason::MalformedQuote };
-    // The quote is cut, so that its total length says nothing of the frame.
-    let header_len = u32::from(quoted.vihl & 0x0f) * 4;
-    if quoted.vihl >> 4 != 4 || header_len < v4::LEN || v4::fragment_offset(&quoted) != 0 {
-        return Reason::MalformedQuote;
-    }
-    if quoted.src_addr != outer.dst_addr {
-        return Reason::ForeignQuote;
-    }
-    let inner = Inner { family: Family::V4, l3, length: v4::total_len(&outer), padding: 0, tos: outer.tos };
-    let flow = FlowKey {
-        source: Address::from_v4(quoted.dst_addr),
-        destination: Address::from_v4(quoted.src_addr),
-        ports: 0,
-        protocol: quoted.proto,
-        family: Family::V4,
-    };
-    error_to_backend(packet, maps, trail, &inner, flow, at + header_len)
-}
-
-#[inline(always)]
-fn error_v6<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, l3: u32, l4: u32) -> Reason {
-    let Some(outer) = Ipv6Hdr::read(packet, l3) else { return Reason::MalformedIcmp };
-    let at = l4 + icmp::LEN;
-    let Some(quoted) = Ipv6Hdr::read(packet, at) else { return Reason::MalformedQuote };
-    if quoted.vcf[0] >> 4 != 6 {
-        return Reason::MalformedQuote;
-    }
-    if quoted.src_addr != outer.dst_addr {
-        return Reason::ForeignQuote;
-    }
-    let mut chain = Chain::default();
-    if v6::follow(packet, at + v6::LEN, quoted.next_hdr, &mut chain) != Reason::Forwarded || chain.fragment_offset != 0
-    {
-        return Reason::MalformedQuote;
-    }
-    let inner =
-        Inner { family: Family::V6, l3, length: v6::total_len(&outer), padding: 0, tos: v6::traffic_class(&outer) };
-    let flow = FlowKey {
-        source: Address::from_v6(quoted.dst_addr),
-        destination: Address::from_v6(quoted.src_addr),
-        ports: 0,
-        protocol: chain.protocol,
-        family: Family::V6,
-    };
-    error_to_backend(packet, maps, trail, &inner, flow, chain.offset)
-}
-
-/// Eight bytes of the quoted transport header are enough (RFC 792): they hold the ports.
-#[inline(always)]
-fn error_to_backend<P: Packet, M: Maps>(
-    packet: &mut P,
-    maps: &M,
-    trail: &mut Trail,
-    inner: &Inner,
-    mut flow: FlowKey,
-    l4: u32,
-) -> Reason {
-    if flow.protocol != TCP && flow.protocol != UDP {
-        return Reason::UnsupportedIcmp;
-    }
-    let Some([a, b, c, d, ..]) = packet.load::<8>(l4) else { return Reason::MalformedQuote };
-    // The VIP sent the quoted packet: its port is the source's.
-    flow.ports = transport::join([c, d, a, b]);
-    steer(packet, maps, trail, inner, &flow, Reason::IcmpErrorForwarded)
+    let flow = FlowKey { source: key.source(), destination: key.destination(), ports, protocol, family };
+    steer(packet, maps, trail, inner, &flow, reason)
 }

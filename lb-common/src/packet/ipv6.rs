@@ -69,8 +69,8 @@ pub fn total_len(h: &Ipv6Hdr) -> u32 {
 #[inline(always)]
 #[must_use]
 pub fn is_martian(source: [u8; 16]) -> bool {
-    let [a, b, c, d] = crate::address::Address::from_v6(source).0;
-    source[0] == 0xff || (a | b | c == 0 && u32::from_be(d) <= 1)
+    let [high, low] = crate::address::Address::from_v6(source).0;
+    source[0] == 0xff || (high == 0 && u64::from_be(low) <= 1)
 }
 
 /// What stands behind the extension headers.

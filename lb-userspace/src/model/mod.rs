@@ -89,8 +89,7 @@ impl Desired {
 /// The VIP of a key.
 #[must_use]
 pub fn key_address(key: &ServiceKey) -> IpAddr {
-    let family = if key.family == 4 { lb_common::address::Family::V4 } else { lb_common::address::Family::V6 };
-    key.address.ip(family)
+    key.address().ip(key.family())
 }
 
 impl Service {
@@ -99,7 +98,7 @@ impl Service {
     pub fn label(&self, key: &ServiceKey) -> String {
         match &self.port_name {
             Some(port) => format!("{}/{port}", self.name),
-            None => format!("{}/{}/{}", self.name, protocol_name(key.protocol), key.port),
+            None => format!("{}/{}/{}", self.name, protocol_name(key.protocol()), key.port()),
         }
     }
 }

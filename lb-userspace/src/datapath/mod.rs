@@ -1,0 +1,3 @@
+//! The datapath: BPF maps and programs.
+
+pub mod object;

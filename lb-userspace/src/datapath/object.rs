@@ -1,0 +1,133 @@
+//! The embedded BPF object: loaded with the sizes of a configuration, pinned or not.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use aya::programs::Xdp;
+use aya::{Ebpf, EbpfLoader};
+
+use crate::config::MapSizes;
+
+/// The object that the build script made of lb-ebpf. Aligned as ELF readers want it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/beeline.bpf.o"));
+
+/// The XDP programs by the roles of the interface that they are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Program {
+    /// VIPs' packets.
+    Edge,
+    /// Tunnel packets.
+    Node,
+    /// Both.
+    EdgeNode,
+    /// The edge's longer way, for the two with an edge in them.
+    Slow,
+    /// Passes everything: the other end of a veth pair in a test bed.
+    Pass,
+}
+
+impl Program {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Edge, Self::Node, Self::EdgeNode, Self::Slow, Self::Pass];
+
+    /// The program's name in the object.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Edge => "beeline_edge",
+            Self::Node => "beeline_node",
+            Self::EdgeNode => "beeline_edge_node",
+            Self::Slow => "beeline_slow",
+            Self::Pass => "beeline_pass",
+        }
+    }
+
+    /// The program for an interface with these roles; `None` without a role.
+    #[must_use]
+    pub const fn for_roles(edge: bool, node: bool) -> Option<Self> {
+        match (edge, node) {
+            (true, true) => Some(Self::EdgeNode),
+            (true, false) => Some(Self::Edge),
+            (false, true) => Some(Self::Node),
+            (false, false) => None,
+        }
+    }
+}
+
+/// Names of the maps and the number of entries that a configuration asks for.
+#[must_use]
+pub fn map_entries(sizes: &MapSizes) -> [(&'static str, u32); 7] {
+    // Room to write a service's new backends beside its old ones, each region rounded up to a power of two.
+    let backends = (sizes.backends.max(64).saturating_mul(2)).next_power_of_two();
+    [
+        ("SERVICES", sizes.services.saturating_mul(2).max(64)),
+        ("SERVICE_WORDS", sizes.services.max(64)),
+        ("SLOTS", sizes.slots.next_power_of_two() / lb_common::maps::SLOTS_PER_WORD),
+        ("BACKENDS", backends),
+        ("NEXT_HOPS", sizes.backends.max(64).next_power_of_two().min(1 << 16)),
+        ("BACKEND_COUNTERS", sizes.backends.max(64)),
+        ("FRAGMENTS", 16_384),
+    ]
+}
+
+/// Load the object. Maps are found or made under `pins`, if given.
+///
+/// # Errors
+/// The kernel refuses the object or a map: not root, no BPF, or maps pinned with other sizes.
+pub fn load(sizes: &MapSizes, pins: Option<&Path>, debug: bool) -> Result<Ebpf> {
+    let entries = map_entries(sizes);
+    let debug = u32::from(debug);
+    let frags = u32::from(kernel_has_frags());
+    let mut loader = EbpfLoader::new();
+    for (name, entries) in &entries {
+        loader.map_max_entries(name, *entries);
+    }
+    if let Some(pins) = pins {
+        for name in MAPS {
+            loader.map_pin_path(name, pins.join(name.to_lowercase()));
+        }
+    }
+    loader.override_global("DEBUG", &debug, true);
+    loader.override_global("XDP_FRAGS", &frags, true);
+    loader.load(OBJECT).context("the kernel refuses the BPF maps")
+}
+
+/// Every map of the object that is pinned.
+pub const MAPS: [&str; 15] = [
+    "PREFILTER",
+    "SERVICES",
+    "SERVICE_WORDS",
+    "SLOTS",
+    "BACKENDS",
+    "NEXT_HOPS",
+    "SETTINGS",
+    "TUNNEL_ADDRESSES",
+    "TRUSTED",
+    "FRAGMENTS",
+    "BACKEND_COUNTERS",
+    "REASONS",
+    "DEVICES",
+    "STAGES",
+    "TRACE",
+];
+
+/// A program of the object, verified and loaded.
+///
+/// # Errors
+/// The verifier refuses it.
+pub fn program(object: &mut Ebpf, which: Program) -> Result<&mut Xdp> {
+    let program: &mut Xdp = object
+        .program_mut(which.name())
+        .with_context(|| format!("the BPF object has no program {}", which.name()))?
+        .try_into()
+        .with_context(|| format!("{} is not an XDP program", which.name()))?;
+    if program.fd().is_err() {
+        program.load().with_context(|| format!("the verifier refuses {}", which.name()))?;
+    }
+    Ok(program)
+}
+
+/// Whether the kernel takes XDP programs for frames in several pieces: 5.18 and later.
+fn kernel_has_frags() -> bool {
+    aya::util::KernelVersion::current().is_ok_and(|version| version >= aya::util::KernelVersion::new(5, 18, 0))
+}
