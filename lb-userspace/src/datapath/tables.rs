@@ -1,0 +1,536 @@
+//! The tables of all services: what is installed where, and how a step is carried out.
+//!
+//! A change of a service never touches what packets are using: its backends and slots are written to fresh regions, then
+//! its word is swapped. What the old word pointed at waits in quarantine.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use anyhow::{Result, anyhow, bail};
+use lb_common::address::family_of;
+use lb_common::flow::HashKeys;
+use lb_common::maps::{
+    BACKEND_AGENT, Backend, Dispatch, NextHop, SLOTS_UNIT, ServiceId, ServiceKey, ServiceWord, prefilter,
+};
+use lb_common::table::region::Regions;
+
+use super::build::Builder;
+use super::quarantine::{Numbers, Quarantine};
+use super::store::Store;
+use crate::model::{Prefix, key_address};
+use crate::plan::{Actual, BackendSpec, ServiceSpec, Step};
+
+/// A power-of-two region: its base and the log2 of its size, in units of its map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Region {
+    pub(super) base: u32,
+    pub(super) log2: u32,
+}
+
+/// Where a service's slots and backends lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Regioned {
+    /// In [`SLOTS_UNIT`]s.
+    pub(super) slots: Region,
+    /// In entries.
+    pub(super) backends: Region,
+}
+
+/// A backend of an installed service, as status and metrics want it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InstalledBackend {
+    /// Its counter's index.
+    pub counter: u32,
+    /// Its next hop's index; 0 for none.
+    pub next_hop: u32,
+    /// How many slots it owns.
+    pub slots: u32,
+}
+
+/// A service in the maps.
+#[derive(Clone, Debug)]
+pub struct Installed {
+    /// Its id.
+    pub id: ServiceId,
+    /// What it was made from; `None` until it is compared after an adoption.
+    pub spec: Option<ServiceSpec>,
+    /// Its backends, by address, in the order of their places.
+    pub backends: BTreeMap<IpAddr, InstalledBackend>,
+    pub(super) regions: Option<Regioned>,
+}
+
+impl Installed {
+    /// The index of its first backend; `None` without a table.
+    #[must_use]
+    pub fn first_backend(&self) -> Option<u32> {
+        self.regions.map(|regions| regions.backends.base)
+    }
+}
+
+/// What waits in quarantine.
+#[derive(Debug)]
+enum Freed {
+    Service(ServiceId),
+    Regions(Regioned),
+    Counter(u32),
+    NextHop(u32),
+}
+
+/// How full the maps are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// VIP:port pairs.
+    pub services: u64,
+    /// Entries of backends, regions rounded up.
+    pub backends: u64,
+    /// Slots.
+    pub slots: u64,
+    /// Next hops.
+    pub next_hops: u64,
+    /// Tables built since the agent started.
+    pub tables_built: u64,
+}
+
+/// All tables, in a store.
+pub struct Tables<S> {
+    pub(super) store: S,
+    pub(super) seed: Option<u64>,
+    pub(super) installed: BTreeMap<ServiceKey, Installed>,
+    pub(super) tunnel_addresses: BTreeSet<IpAddr>,
+    pub(super) trusted: BTreeSet<Prefix>,
+    /// Next hops by backend, and by value with the number of backends that use each.
+    pub(super) next_hops: BTreeMap<IpAddr, NextHop>,
+    pub(super) hop_numbers: HashMap<[u64; 4], (u32, u32)>,
+    pub(super) prefilter_users: BTreeMap<(u32, u64), u32>,
+    pub(super) ids: Numbers,
+    pub(super) counters: Numbers,
+    pub(super) hops: Numbers,
+    pub(super) slots: Regions,
+    pub(super) backends: Regions,
+    freed: Quarantine<Freed>,
+    builder: Builder,
+}
+
+impl<S: Store> Tables<S> {
+    /// Tables over an empty store.
+    #[must_use]
+    pub fn new(store: S) -> Self {
+        let capacity = store.capacity();
+        Self {
+            store,
+            seed: None,
+            installed: BTreeMap::new(),
+            tunnel_addresses: BTreeSet::new(),
+            trusted: BTreeSet::new(),
+            next_hops: BTreeMap::new(),
+            hop_numbers: HashMap::new(),
+            prefilter_users: BTreeMap::new(),
+            ids: Numbers::new(0, capacity.services),
+            counters: Numbers::new(0, capacity.counters),
+            hops: Numbers::new(1, capacity.next_hops),
+            slots: Regions::new(capacity.log2_slots.saturating_sub(SLOTS_UNIT.ilog2()), 0),
+            backends: Regions::new(capacity.log2_backends, 0),
+            freed: Quarantine::default(),
+            builder: Builder::default(),
+        }
+    }
+
+    /// The store.
+    #[must_use]
+    pub const fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// The installed services.
+    #[must_use]
+    pub const fn installed(&self) -> &BTreeMap<ServiceKey, Installed> {
+        &self.installed
+    }
+
+    /// What the plan compares with.
+    #[must_use]
+    pub fn actual(&self) -> Actual {
+        Actual {
+            hash_seed: self.seed,
+            services: self.installed.iter().map(|(key, there)| (*key, there.spec.clone())).collect(),
+            next_hops: self.next_hops.clone(),
+            tunnel_addresses: self.tunnel_addresses.clone(),
+            trusted: self.trusted.clone(),
+        }
+    }
+
+    /// How full the maps are.
+    #[must_use]
+    pub fn fill(&self) -> Fill {
+        Fill {
+            services: self.installed.len() as u64,
+            backends: u64::from(self.backends.used_units()),
+            slots: u64::from(self.slots.used_units()) * u64::from(SLOTS_UNIT),
+            next_hops: self.hop_numbers.len() as u64,
+            tables_built: self.builder.built(),
+        }
+    }
+
+    /// When something will come out of quarantine.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        self.freed.due()
+    }
+
+    /// Take back what has waited long enough.
+    pub fn release(&mut self, now: Instant) {
+        while let Some(freed) = self.freed.pop(now) {
+            match freed {
+                Freed::Service(id) => {
+                    self.store.set_word(id, ServiceWord::EMPTY);
+                    self.ids.give(id);
+                }
+                Freed::Counter(counter) => self.counters.give(counter),
+                Freed::NextHop(number) => self.hops.give(number),
+                Freed::Regions(Regioned { slots, backends }) => {
+                    // Both were allocated or reserved here; a refusal would be a second free, which leaks nothing.
+                    let _ = self.slots.free(slots.base, slots.log2);
+                    let _ = self.backends.free(backends.base, backends.log2);
+                }
+            }
+        }
+    }
+
+    /// Carry out one step.
+    ///
+    /// # Errors
+    /// A map is full, or the kernel refuses; what was there before is still there.
+    pub fn apply(&mut self, step: &Step, now: Instant) -> Result<()> {
+        match step {
+            Step::SetSeed(seed) => {
+                let keys = HashKeys::from_seed(*seed);
+                if self.store.hash_keys()? != keys {
+                    self.store.set_hash_keys(&keys)?;
+                }
+                self.seed = Some(*seed);
+                Ok(())
+            }
+            Step::SetNextHops(changes) => self.set_next_hops(changes, now),
+            Step::AddTunnelAddress(address) => {
+                self.use_prefilter(*address);
+                self.store.set_tunnel_address(*address, true)?;
+                self.tunnel_addresses.insert(*address);
+                Ok(())
+            }
+            Step::RemoveTunnelAddress(address) => {
+                self.store.set_tunnel_address(*address, false)?;
+                self.tunnel_addresses.remove(address);
+                self.unuse_prefilter(*address);
+                Ok(())
+            }
+            Step::Trust(prefix) => {
+                self.store.set_trusted(*prefix, true)?;
+                self.trusted.insert(*prefix);
+                Ok(())
+            }
+            Step::Distrust(prefix) => {
+                self.store.set_trusted(*prefix, false)?;
+                self.trusted.remove(prefix);
+                Ok(())
+            }
+            Step::PutService(key, spec) => self.put_service(*key, spec, now),
+            Step::RemoveService(key) => self.remove_service(*key, now),
+        }
+    }
+
+    fn put_service(&mut self, key: ServiceKey, spec: &ServiceSpec, now: Instant) -> Result<()> {
+        if spec.backends.len() > lb_common::maps::MAX_BACKENDS_PER_SERVICE {
+            bail!("{} backends are more than the {} of a service", spec.backends.len(), 1 << 16);
+        }
+        let table = self.builder.table(self.seed.unwrap_or_default(), spec)?;
+        if self.is_installed(&key, spec, table.as_deref()) {
+            if let Some(there) = self.installed.get_mut(&key) {
+                there.spec = Some(spec.clone());
+            }
+            return Ok(());
+        }
+        let before = self.installed.get(&key).cloned();
+        let counters = self.counters_for(spec, before.as_ref())?;
+        let regions = match table.as_deref() {
+            Some(table) => Some(self.write_regions(spec, &counters, table).inspect_err(|_| {
+                self.give_new_counters(&counters, before.as_ref());
+            })?),
+            None => None,
+        };
+        let id = match &before {
+            Some(there) => there.id,
+            None => self.ids.take().ok_or_else(|| full("services", self.store.capacity().services))?,
+        };
+        let word = regions.map_or(ServiceWord::EMPTY, |regions| word_of(&regions, spec));
+        self.store.set_word(id, word);
+        if before.is_none() {
+            self.show_service(key, id)?;
+        }
+        let backends = installed_backends(spec, &counters, table.as_deref(), |address| self.hop_number(address));
+        if let Some(there) = before {
+            self.retire(&there, &backends, now);
+        }
+        self.installed.insert(key, Installed { id, spec: Some(spec.clone()), backends, regions });
+        Ok(())
+    }
+
+    /// Let packets find a new service: the prefilter's bit, the mark of its VIP, then its key.
+    fn show_service(&mut self, key: ServiceKey, id: ServiceId) -> Result<()> {
+        let vip = ServiceKey::vip(key.address(), key.family());
+        let first = !self.installed.keys().any(|other| other.address() == key.address());
+        self.use_prefilter(key_address(&key));
+        if first {
+            self.store.insert_service(vip, lb_common::maps::VIP_MARK)?;
+        }
+        self.store.insert_service(key, id)
+    }
+
+    fn remove_service(&mut self, key: ServiceKey, now: Instant) -> Result<()> {
+        let Some(there) = self.installed.get(&key).cloned() else { return Ok(()) };
+        self.store.remove_service(key)?;
+        self.installed.remove(&key);
+        if !self.installed.keys().any(|other| other.address() == key.address() && other.family() == key.family()) {
+            self.store.remove_service(ServiceKey::vip(key.address(), key.family()))?;
+        }
+        self.unuse_prefilter(key_address(&key));
+        self.retire(&there, &BTreeMap::new(), now);
+        self.freed.add(now, Freed::Service(there.id));
+        Ok(())
+    }
+
+    /// Put what a service no longer uses into quarantine.
+    fn retire(&mut self, there: &Installed, kept: &BTreeMap<IpAddr, InstalledBackend>, now: Instant) {
+        if let Some(regions) = there.regions {
+            self.freed.add(now, Freed::Regions(regions));
+        }
+        for (address, backend) in &there.backends {
+            if !kept.contains_key(address) {
+                self.freed.add(now, Freed::Counter(backend.counter));
+            }
+        }
+    }
+
+    /// Whether exactly this is in the maps already: known from its spec, or compared word for word after an adoption.
+    fn is_installed(&self, key: &ServiceKey, spec: &ServiceSpec, table: Option<&[u16]>) -> bool {
+        let Some(there) = self.installed.get(key) else { return false };
+        if there.spec.is_some() || !there.backends.keys().eq(spec.backends.keys()) {
+            return false;
+        }
+        let word = self.store.word(there.id);
+        let (Some(regions), Some(table)) = (there.regions, table) else {
+            return table.is_none() && word.is_empty();
+        };
+        if word != word_of(&regions, spec) || 1usize << word.log2_slots() != table.len() {
+            return false;
+        }
+        let same_backends = spec.backends.iter().enumerate().all(|(place, (address, backend))| {
+            let entry = self.store.backend(regions.backends.base + place as u32);
+            let want = entry_of(address, backend, entry.counter, entry.next_hop, regions.backends.log2);
+            entry == want
+        });
+        let mut slots = vec![0; table.len()];
+        self.store.read_slots(word.slots(), &mut slots);
+        same_backends && slots == table
+    }
+
+    /// A counter for each backend: its own where it has one, a fresh one at zero else.
+    fn counters_for(&mut self, spec: &ServiceSpec, before: Option<&Installed>) -> Result<BTreeMap<IpAddr, u32>> {
+        let mut counters = BTreeMap::new();
+        for address in spec.backends.keys() {
+            let counter = match before.and_then(|there| there.backends.get(address)) {
+                Some(there) => there.counter,
+                None => {
+                    let Some(counter) = self.counters.take() else {
+                        self.give_new_counters(&counters, before);
+                        return Err(full("backends", self.store.capacity().counters));
+                    };
+                    self.store.reset_counter(counter)?;
+                    counter
+                }
+            };
+            counters.insert(*address, counter);
+        }
+        Ok(counters)
+    }
+
+    fn give_new_counters(&mut self, counters: &BTreeMap<IpAddr, u32>, before: Option<&Installed>) {
+        for (address, counter) in counters {
+            if !before.is_some_and(|there| there.backends.contains_key(address)) {
+                self.counters.give(*counter);
+            }
+        }
+    }
+
+    /// Write a service's backends and slots where no packet looks yet.
+    fn write_regions(
+        &mut self,
+        spec: &ServiceSpec,
+        counters: &BTreeMap<IpAddr, u32>,
+        table: &[u16],
+    ) -> Result<Regioned> {
+        let log2_backends = spec.backends.len().next_power_of_two().ilog2();
+        let log2_slots = table.len().ilog2() - SLOTS_UNIT.ilog2();
+        let Some(backends) = self.backends.allocate(log2_backends) else {
+            return Err(full("backends", 1 << self.store.capacity().log2_backends.saturating_sub(1)));
+        };
+        let Some(slots) = self.slots.allocate(log2_slots) else {
+            let _ = self.backends.free(backends, log2_backends);
+            return Err(full("slots", 1 << self.store.capacity().log2_slots));
+        };
+        for (place, (address, backend)) in spec.backends.iter().enumerate() {
+            let counter = counters.get(address).copied().unwrap_or_default();
+            let entry = entry_of(address, backend, counter, self.hop_number(address), log2_backends);
+            self.store.write_backend(backends + place as u32, &entry);
+        }
+        // What an earlier service left behind must not look like a backend to whoever adopts the maps.
+        for place in spec.backends.len()..1 << log2_backends {
+            self.store.write_backend(backends + place as u32, &Backend::default());
+        }
+        self.store.write_slots(u64::from(slots) * u64::from(SLOTS_UNIT), table);
+        Ok(Regioned {
+            slots: Region { base: slots, log2: log2_slots },
+            backends: Region { base: backends, log2: log2_backends },
+        })
+    }
+
+    fn hop_number(&self, address: &IpAddr) -> u32 {
+        let hop = self.next_hops.get(address);
+        hop.and_then(|hop| self.hop_numbers.get(&hop.to_words())).map_or(0, |(number, _)| *number)
+    }
+
+    fn set_next_hops(&mut self, changes: &BTreeMap<IpAddr, Option<NextHop>>, now: Instant) -> Result<()> {
+        let mut failure = None;
+        for (address, change) in changes {
+            let number = match change {
+                Some(hop) => match self.take_hop(hop) {
+                    Ok(number) => number,
+                    Err(error) => {
+                        failure = Some(error);
+                        continue;
+                    }
+                },
+                None => 0,
+            };
+            let before = match change {
+                Some(hop) => self.next_hops.insert(*address, *hop),
+                None => self.next_hops.remove(address),
+            };
+            if let Some(before) = before {
+                self.give_hop(&before, now);
+            }
+            self.point_backends(address, number);
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Let every entry of a backend use this next hop.
+    fn point_backends(&mut self, address: &IpAddr, number: u32) {
+        for there in self.installed.values_mut() {
+            let Some(regions) = there.regions else { continue };
+            if !there.backends.contains_key(address) {
+                continue;
+            }
+            for (place, (other, backend)) in there.backends.iter_mut().enumerate() {
+                if other == address && backend.next_hop != number {
+                    backend.next_hop = number;
+                    self.store.set_backend_next_hop(regions.backends.base + place as u32, number);
+                }
+            }
+        }
+    }
+
+    fn take_hop(&mut self, hop: &NextHop) -> Result<u32> {
+        if let Some((number, users)) = self.hop_numbers.get_mut(&hop.to_words()) {
+            *users += 1;
+            return Ok(*number);
+        }
+        let number = self.hops.take().ok_or_else(|| full("next hops", self.store.capacity().next_hops))?;
+        self.store.write_next_hop(number, hop).inspect_err(|_| self.hops.give(number))?;
+        self.hop_numbers.insert(hop.to_words(), (number, 1));
+        Ok(number)
+    }
+
+    fn give_hop(&mut self, hop: &NextHop, now: Instant) {
+        let words = hop.to_words();
+        let Some((number, users)) = self.hop_numbers.get_mut(&words) else { return };
+        *users -= 1;
+        if *users == 0 {
+            self.freed.add(now, Freed::NextHop(*number));
+            self.hop_numbers.remove(&words);
+        }
+    }
+
+    pub(super) fn use_prefilter(&mut self, address: IpAddr) {
+        let (word, bit) = prefilter(address.into(), family_of(&address));
+        *self.prefilter_users.entry((word, bit)).or_default() += 1;
+        let value = self.store.prefilter(word);
+        if value & bit == 0 {
+            self.store.set_prefilter(word, value | bit);
+        }
+    }
+
+    fn unuse_prefilter(&mut self, address: IpAddr) {
+        let (word, bit) = prefilter(address.into(), family_of(&address));
+        let Some(users) = self.prefilter_users.get_mut(&(word, bit)) else { return };
+        *users -= 1;
+        if *users == 0 {
+            self.prefilter_users.remove(&(word, bit));
+            let value = self.store.prefilter(word);
+            self.store.set_prefilter(word, value & !bit);
+        }
+    }
+}
+
+fn word_of(regions: &Regioned, spec: &ServiceSpec) -> ServiceWord {
+    let slots = u64::from(regions.slots.base) * u64::from(SLOTS_UNIT);
+    ServiceWord::new(slots, spec.slots.ilog2() as u8, regions.backends.base, spec.source_affinity)
+}
+
+fn entry_of(address: &IpAddr, spec: &BackendSpec, counter: u32, next_hop: u32, log2_region: u32) -> Backend {
+    let destination = (*address).into();
+    let checksum = match spec.dispatch {
+        Dispatch::Ipv4 => lb_common::encap::constant_sum(spec.source.v4(), lb_common::address::Address::v4(destination)),
+        Dispatch::None | Dispatch::Local | Dispatch::Ipv6 => 0,
+    };
+    Backend {
+        destination,
+        source: spec.source,
+        next_hop,
+        counter,
+        entropy: spec.entropy,
+        checksum,
+        dispatch: spec.dispatch as u8,
+        log2_region: log2_region as u8,
+        flags: if spec.agent { BACKEND_AGENT } else { 0 },
+        reserved: [0; 3],
+    }
+}
+
+fn installed_backends(
+    spec: &ServiceSpec,
+    counters: &BTreeMap<IpAddr, u32>,
+    table: Option<&[u16]>,
+    next_hop: impl Fn(&IpAddr) -> u32,
+) -> BTreeMap<IpAddr, InstalledBackend> {
+    let mut owned = vec![0u32; spec.backends.len()];
+    for place in table.unwrap_or_default() {
+        if let Some(count) = owned.get_mut(usize::from(*place)) {
+            *count += 1;
+        }
+    }
+    let backends = spec.backends.keys().zip(owned);
+    let installed = backends.map(|(address, slots)| {
+        let counter = counters.get(address).copied().unwrap_or_default();
+        (*address, InstalledBackend { counter, next_hop: next_hop(address), slots })
+    });
+    installed.collect()
+}
+
+fn full(what: &str, capacity: u32) -> anyhow::Error {
+    anyhow!("no room for more {what}: the map holds {capacity}; raise maps.{} and restart after `beeline detach`", what.replace(' ', ""))
+}
+
+
+#[cfg(test)]
+mod tests;
