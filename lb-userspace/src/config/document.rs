@@ -169,13 +169,16 @@ fn maps(reader: &mut Reader, node: Node<'_>) -> Option<MapSizes> {
     };
     let services = size("services", default.services, SERVICES);
     let backends = size("backends", default.backends, BACKENDS);
-    let slots = size("slots", default.slots, SLOTS);
     let flows = size("flows", default.flows, FLOWS);
-    if let Some(slots) = slots.filter(|slots| slots % SLOTS_UNIT != 0) {
-        let (below, above) = (slots / SLOTS_UNIT * SLOTS_UNIT, slots.next_multiple_of(SLOTS_UNIT));
-        let message = format!("{slots} is not a multiple of {SLOTS_UNIT}; the nearest are {below} and {above}");
-        reader.error_in(node, "slots", message);
-    }
+    let slots = size("slots", default.slots, SLOTS).filter(|slots| {
+        let fits = slots.is_multiple_of(SLOTS_UNIT);
+        if !fits {
+            let (below, above) = (slots / SLOTS_UNIT * SLOTS_UNIT, slots.next_multiple_of(SLOTS_UNIT));
+            let message = format!("{slots} is not a multiple of {SLOTS_UNIT}; the nearest are {below} and {above}");
+            reader.error_in(node, "slots", message);
+        }
+        fits
+    });
     Some(MapSizes { services: services?, backends: backends?, slots: slots?, flows: flows? })
 }
 

@@ -137,16 +137,19 @@ impl Reader {
         None
     }
 
-    /// One of some words.
-    pub(super) fn choice<T: Copy>(&mut self, node: Node<'_>, choices: &[(&str, T)]) -> Option<T> {
+    /// One of some words; `None` beside a word that the schema knows and this release does not do.
+    pub(super) fn choice<T: Copy>(&mut self, node: Node<'_>, choices: &[(&str, Option<T>)]) -> Option<T> {
         self.parsed(node, |raw| {
-            if let Some((_, value)) = choices.iter().find(|(word, _)| *word == raw) {
-                return Ok(*value);
+            let words: Vec<_> = choices.iter().filter(|(_, value)| value.is_some()).map(|(word, _)| *word).collect();
+            match choices.iter().find(|(word, _)| *word == raw) {
+                Some((_, Some(value))) => Ok(*value),
+                Some((_, None)) => Err(format!("is not supported by this release; write {}", words.join(" or "))),
+                None => {
+                    let near = words.iter().find(|word| word.eq_ignore_ascii_case(raw));
+                    let way_out = near.map(|word| format!("; write {word}")).unwrap_or_default();
+                    Err(format!("is not one of {}{way_out}", words.join(", ")))
+                }
             }
-            let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-            let near = words.iter().find(|word| word.eq_ignore_ascii_case(raw));
-            let way_out = near.map(|word| format!("; write {word}")).unwrap_or_default();
-            Err(format!("is not one of {}{way_out}", words.join(", ")))
         })
     }
 }

@@ -114,21 +114,18 @@ fn slots(reader: &mut Reader, node: Node<'_>) -> Option<u32> {
 }
 
 fn delivery(reader: &mut Reader, node: Node<'_>) -> Option<Delivery> {
-    let delivery = reader.choice(node, &[("host", Some(Delivery::Host)), ("pod", None)])?;
-    supported(reader, node, delivery, "host")
+    reader.choice(node, &[("host", Some(Delivery::Host)), ("pod", None)])
 }
 
 fn choices(reader: &mut Reader, node: Node<'_>, delivery: Option<Delivery>) -> Option<Choices> {
     let forwarding = reader.optional(node, "forwarding", Forwarding::default(), |reader, node| {
-        let forwarding = reader.choice(node, &[("ipip", Some(Forwarding::Ipip)), ("l2", None)])?;
-        supported(reader, node, forwarding, "ipip")
+        reader.choice(node, &[("ipip", Some(Forwarding::Ipip)), ("l2", None)])
     });
     let algorithm = reader.optional(node, "algorithm", Algorithm::default(), |reader, node| {
-        let algorithm = reader.choice(node, &[("rendezvous", Some(Algorithm::Rendezvous)), ("maglev", None)])?;
-        supported(reader, node, algorithm, "rendezvous")
+        reader.choice(node, &[("rendezvous", Some(Algorithm::Rendezvous)), ("maglev", None)])
     });
     let affinity = reader.optional(node, "affinity", Affinity::default(), |reader, node| {
-        reader.choice(node, &[("none", Affinity::None), ("source", Affinity::Source)])
+        reader.choice(node, &[("none", Some(Affinity::None)), ("source", Some(Affinity::Source))])
     });
     let allow = reader.optional(node, "allow", Vec::new(), |reader, node| {
         let allow = prefixes(reader, node)?;
@@ -146,14 +143,6 @@ fn choices(reader: &mut Reader, node: Node<'_>, delivery: Option<Delivery>) -> O
         affinity: affinity?,
         allow: allow?,
     })
-}
-
-/// Refuses what the schema knows and this release does not do.
-fn supported<T>(reader: &mut Reader, node: Node<'_>, value: Option<T>, instead: &str) -> Option<T> {
-    if value.is_none() {
-        reader.error(node, format!("{} is not supported by this release; write {instead}", node.shown()));
-    }
-    value
 }
 
 fn ports<'t>(reader: &mut Reader, list: Node<'t>, delivery: Option<Delivery>) -> Vec<DraftPort<'t>> {
@@ -174,9 +163,7 @@ fn port<'t>(reader: &mut Reader, node: Node<'t>, delivery: Option<Delivery>) -> 
         reader.parsed(node, scalars::port_name).map(Some)
     });
     let protocol = reader.optional(node, "protocol", Protocol::default(), |reader, node| {
-        let known = [("TCP", Some(Protocol::Tcp)), ("UDP", Some(Protocol::Udp)), ("SCTP", None)];
-        let protocol = reader.choice(node, &known)?;
-        supported(reader, node, protocol, "TCP or UDP")
+        reader.choice(node, &[("TCP", Some(Protocol::Tcp)), ("UDP", Some(Protocol::Udp)), ("SCTP", None)])
     });
     let number = reader.required(node, "port", "a number from 1 to 65535, or 0 for all ports");
     let number = number.and_then(|node| reader.number(node, 0..=u16::MAX));
@@ -219,7 +206,7 @@ fn backend<'t>(reader: &mut Reader, node: Node<'t>) -> DraftBackend<'t> {
     let address = address.and_then(|node| reader.parsed(node, scalars::unicast));
     let weight = reader.optional(node, "weight", DEFAULT_WEIGHT, weight);
     let state = reader.optional(node, "state", BackendState::default(), |reader, node| {
-        reader.choice(node, &[("ready", BackendState::Ready), ("draining", BackendState::Draining)])
+        reader.choice(node, &[("ready", Some(BackendState::Ready)), ("draining", Some(BackendState::Draining))])
     });
     let agent = reader.optional(node, "agent", false, Reader::flag);
     if let Some(pods) = node.get("pods") {

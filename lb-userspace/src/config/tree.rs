@@ -127,9 +127,12 @@ impl<'t> Node<'t> {
         self.members().find(|member| member.key() == Some(key))
     }
 
-    /// Where it stands in the file.
+    /// Where it stands in the file: a value that is empty, where its key does.
     pub(super) fn position(self) -> Option<Position> {
-        self.entry().position
+        match self.entry() {
+            Entry { step: Step::Key(_, position @ Some(_)), value: Value::Null, .. } => *position,
+            entry => entry.position,
+        }
     }
 
     /// Where its key stands, or itself if it has none.
@@ -182,7 +185,7 @@ impl<'t> Node<'t> {
     pub(super) fn shown(self) -> String {
         match self.value() {
             Value::Text(text) => shown(text),
-            Value::Null => "nothing".into(),
+            Value::Null => "an empty value".into(),
             Value::Number(number) => number.to_string(),
             Value::Flag(_) | Value::Fraction => self.raw().unwrap_or("a number").to_owned(),
             Value::List(_) => "a list".into(),
@@ -237,7 +240,6 @@ fn options() -> serde_saphyr::Options {
             max_aliases: 1_000_000,
             max_merge_keys: 1_000_000,
             max_depth: 32,
-            max_documents: 1,
             // One anchor for what all services share is good use; the number of replayed events stays bounded.
             enforce_alias_anchor_ratio: false,
         },
