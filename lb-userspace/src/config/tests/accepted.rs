@@ -15,7 +15,7 @@ fn prefix(address: &str, length: u8) -> Prefix {
 }
 
 /// Every field of the schema, with values of its own.
-const WHOLE: &str = r#"
+pub(super) const WHOLE: &str = r#"
 apiVersion: beeline.dev/v1
 kind: Config
 hashSeed: 18446744073709551615

@@ -2,6 +2,7 @@
 
 mod accepted;
 mod documentation;
+mod mutated;
 mod refused;
 mod refused_services;
 
