@@ -84,7 +84,7 @@ mod tests {
         let labels: Vec<_> = desired
             .services
             .iter()
-            .map(|(key, service)| (key_address(key).to_string(), key.protocol, key.port, service.label(key)))
+            .map(|(key, service)| (key_address(key).to_string(), key.protocol(), key.port(), service.label(key)))
             .collect();
         assert_eq!(desired.services.len(), 3);
         for expected in [
