@@ -1,24 +1,30 @@
 //! The `beeline` binary.
-fn main() {
-    let sizes = lb_userspace::config::MapSizes { services: 10000, backends: 100000, slots: 8388608, flows: 1000 };
-    let mut o = lb_userspace::datapath::object::load(&sizes, None, std::env::args().nth(1).is_some()).unwrap();
-    for p in lb_userspace::datapath::object::Program::ALL {
-        match lb_userspace::datapath::object::program(&mut o, p) {
-            Ok(x) => {
-                let i = x.info().unwrap();
-                println!(
-                    "{:?} {:?} {:?} xl {:?} jit {:?}",
-                    p,
-                    i.name_as_str(),
-                    i.verified_instruction_count(),
-                    i.size_translated(),
-                    i.size_jitted()
-                );
-            }
-            Err(e) => {
-                let s = format!("{e:?}");
-                println!("{p:?} {}", &s[s.len().saturating_sub(6000)..]);
-            }
-        }
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use lb_userspace::cli;
+
+/// An L4 direct-server-return load balancer.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Validate a configuration file; touches nothing.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Check { file } => cli::check::run(&file),
     }
 }

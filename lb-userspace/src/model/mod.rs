@@ -1,5 +1,7 @@
 //! The desired state: what every source is turned into, and all that the plan knows of it.
 
+pub mod from_file;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 

@@ -1,0 +1,3 @@
+//! The commands of the `beeline` binary, one file each.
+
+pub mod check;

@@ -1,0 +1,120 @@
+//! The desired state that a configuration file asks for.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use lb_common::address::{Address, family_of};
+use lb_common::maps::ServiceKey;
+
+use super::{Backend, Desired, Service};
+use crate::config::{Affinity, BackendConfig, BackendState, Config, PortConfig, ServiceConfig};
+
+/// Turns a configuration into what the datapath should do: one service for each port.
+#[must_use]
+pub fn desired(config: &Config) -> Desired {
+    Desired {
+        hash_seed: config.hash_seed,
+        services: config.services.iter().flat_map(services).collect(),
+        tunnel_source: config.edge.as_ref().map(|edge| edge.tunnel_source).unwrap_or_default(),
+        trusted_sources: config.node.iter().flat_map(|node| node.trusted_sources.iter().copied()).collect(),
+    }
+}
+
+fn services(config: &ServiceConfig) -> impl Iterator<Item = (ServiceKey, Service)> + '_ {
+    let backends = backends(&config.backends);
+    config.ports.iter().map(move |port| (key(config.address, port), service(config, port, backends.clone())))
+}
+
+fn key(vip: IpAddr, port: &PortConfig) -> ServiceKey {
+    ServiceKey::new(Address::from(vip), family_of(&vip), port.protocol.number(), port.port)
+}
+
+fn service(config: &ServiceConfig, port: &PortConfig, backends: BTreeMap<IpAddr, Backend>) -> Service {
+    Service {
+        name: config.name.clone(),
+        port_name: port.name.clone(),
+        algorithm: config.algorithm,
+        slots: config.slots,
+        source_affinity: config.affinity == Affinity::Source,
+        backends,
+    }
+}
+
+/// Ready backends own slots; where none is ready, those that drain do, as kube-proxy has it with endpoints that serve
+/// and terminate.
+fn backends(configs: &[BackendConfig]) -> BTreeMap<IpAddr, Backend> {
+    let any_ready = configs.iter().any(|backend| backend.state == BackendState::Ready);
+    let backend = |config: &BackendConfig| {
+        let owns = config.state == BackendState::Ready || !any_ready;
+        Backend { rank: config.weight, share: if owns { config.weight } else { 0 }, agent: config.agent }
+    };
+    configs.iter().map(|config| (config.address, backend(config))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+    use crate::model::key_address;
+
+    fn from(services: &str) -> Desired {
+        let text = format!(
+            "apiVersion: beeline.dev/v1\nkind: Config\nhashSeed: 7\n\
+             edge: {{tunnelSource: {{ipv4: 10.200.0.0/16}}}}\n\
+             node: {{trustedSources: [10.200.0.0/16, 10.9.0.1]}}\nservices:\n{services}"
+        );
+        desired(&parse(&text, "lb.yaml").unwrap_or_else(|errors| panic!("{errors}")))
+    }
+
+    fn weights(desired: &Desired) -> Vec<(u32, u32)> {
+        let service = desired.services.values().next().expect("a service");
+        service.backends.values().map(|backend| (backend.rank, backend.share)).collect()
+    }
+
+    #[test]
+    fn each_port_is_a_service() {
+        let desired = from(
+            "- {name: web, address: 198.51.100.10, slots: 1024, affinity: source, \
+             ports: [{name: http, port: 80}, {protocol: UDP, port: 443}], backends: [{address: 10.0.0.1, agent: true}]}\n\
+             - {name: all, address: \"2001:db8::1\", ports: [{port: 0}], backends: []}\n",
+        );
+        assert_eq!(desired.hash_seed, 7);
+        assert_eq!(desired.tunnel_source.ipv4.map(|prefix| prefix.length), Some(16));
+        assert_eq!(desired.trusted_sources.len(), 2);
+        let labels: Vec<_> = desired
+            .services
+            .iter()
+            .map(|(key, service)| (key_address(key).to_string(), key.protocol(), key.port(), service.label(key)))
+            .collect();
+        assert_eq!(desired.services.len(), 3);
+        for expected in [
+            ("198.51.100.10".to_owned(), 6, 80, "web/http".to_owned()),
+            ("198.51.100.10".to_owned(), 17, 443, "web/UDP/443".to_owned()),
+            ("2001:db8::1".to_owned(), 6, 0, "all/TCP/0".to_owned()),
+        ] {
+            assert!(labels.contains(&expected), "{expected:?} is not in {labels:?}");
+        }
+        let web = desired.services.values().find(|service| service.port_name.is_some()).expect("web/http");
+        assert_eq!((web.slots, web.source_affinity), (1024, true));
+        assert_eq!(web.backends[&"10.0.0.1".parse().unwrap()], Backend { rank: 100, share: 100, agent: true });
+        assert!(desired.services.values().any(|service| service.backends.is_empty()));
+    }
+
+    #[test]
+    fn a_draining_backend_keeps_its_rank_and_loses_its_share() {
+        let desired = from(
+            "- {name: web, address: 198.51.100.10, ports: [{port: 80}], backends: [{address: 10.0.0.1, weight: 50}, \
+             {address: 10.0.0.2, weight: 70, state: draining}]}\n",
+        );
+        assert_eq!(weights(&desired), [(50, 50), (70, 0)]);
+    }
+
+    #[test]
+    fn backends_that_all_drain_own_the_slots() {
+        let desired = from(
+            "- {name: web, address: 198.51.100.10, ports: [{port: 80}], backends: [\
+             {address: 10.0.0.1, weight: 50, state: draining}, {address: 10.0.0.2, weight: 70, state: draining}]}\n",
+        );
+        assert_eq!(weights(&desired), [(50, 50), (70, 70)]);
+    }
+}
