@@ -21,7 +21,7 @@ use super::store::Store;
 use crate::model::{Prefix, key_address};
 use crate::plan::{Actual, BackendSpec, ServiceSpec, Step};
 
-/// A power-of-two region: its base and the log2 of its size, in units of its map.
+/// A power-of-two region: its base in the units of its allocator, and the log2 of its size in slots or entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Region {
     pub(super) base: u32,
@@ -31,9 +31,9 @@ pub(super) struct Region {
 /// Where a service's slots and backends lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Regioned {
-    /// In [`SLOTS_UNIT`]s.
+    /// Its base counts [`SLOTS_UNIT`]s.
     pub(super) slots: Region,
-    /// In entries.
+    /// Its base counts entries.
     pub(super) backends: Region,
 }
 
@@ -129,7 +129,7 @@ impl<S: Store> Tables<S> {
             ids: Numbers::new(0, capacity.services),
             counters: Numbers::new(0, capacity.counters),
             hops: Numbers::new(1, capacity.next_hops),
-            slots: Regions::new(capacity.log2_slots.saturating_sub(SLOTS_UNIT.ilog2()), 0),
+            slots: Regions::new(capacity.log2_slots, SLOTS_UNIT.ilog2()),
             backends: Regions::new(capacity.log2_backends, 0),
             freed: Quarantine::default(),
             builder: Builder::default(),
@@ -370,7 +370,7 @@ impl<S: Store> Tables<S> {
         table: &[u16],
     ) -> Result<Regioned> {
         let log2_backends = spec.backends.len().next_power_of_two().ilog2();
-        let log2_slots = table.len().ilog2() - SLOTS_UNIT.ilog2();
+        let log2_slots = table.len().ilog2();
         let Some(backends) = self.backends.allocate(log2_backends) else {
             return Err(full("backends", 1 << self.store.capacity().log2_backends.saturating_sub(1)));
         };
