@@ -36,7 +36,8 @@ pub(super) fn install() -> Result<()> {
     command.env_remove("CARGO_TARGET_DIR");
     process::run(&mut command).with_context(|| {
         format!(
-            "bpf-linker {BPF_LINKER_VERSION} could not be installed: see above, or set BEELINE_BPF_LINKER to one of this version"
+            "bpf-linker {BPF_LINKER_VERSION} could not be installed: see above, \
+             or set BEELINE_BPF_LINKER to one of this version"
         )
     })?;
     if !works()? {

@@ -95,7 +95,8 @@ impl Packages {
         install.stdin(Stdio::null()).stdout(io::stderr());
         process::run(&mut install).with_context(|| {
             format!(
-                "packages could not be installed: see above, or by hand: apt-get install --no-install-recommends {packages}"
+                "packages could not be installed: see above, or as root: \
+                 apt-get update && apt-get install --no-install-recommends {packages}"
             )
         })?;
         let left = Self::look()?;
@@ -104,7 +105,8 @@ impl Packages {
         }
         if Path::new("/run/systemd/system").exists() {
             eprintln!(
-                "setup: no service was started; `systemctl disable nginx prometheus iperf3` keeps them from the next boot"
+                "setup: no service was started; \
+                 `systemctl disable nginx prometheus iperf3` keeps them from the next boot"
             );
         }
         Ok(())

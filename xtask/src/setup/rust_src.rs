@@ -131,6 +131,8 @@ impl Toolchain {
     fn add_by_rustup(&self) -> Result<()> {
         let mut rustup = Command::new("rustup");
         rustup.current_dir(workspace::root()).args(["component", "add", "rust-src", "--toolchain", &self.channel]);
+        // What it says without one is enough.
+        rustup.env_remove("RUST_BACKTRACE");
         process::run_within(&mut rustup, RUSTUP_LIMIT)?;
         // The toolchain may not be rustup's, or rustup may hold a component for present that somebody removed.
         if !self.source().join("library/Cargo.lock").is_file() {
