@@ -1,0 +1,58 @@
+//! `cargo xtask test`: every test of the workspace, as root, against the release binary.
+
+use std::env;
+use std::thread;
+
+use anyhow::Result;
+
+use crate::{build, process, workspace};
+
+/// The most tests at once in one test program: those in network namespaces wait for packets rather than work, yet
+/// each runs several processes.
+const MOST_THREADS: usize = 4;
+
+/// Builds the binary and runs the tests; `args` go to `cargo test` (`-p beeline-tests edge -- --nocapture`).
+///
+/// In the release profile, because its dependencies are then compiled once for the binary and the tests, and the
+/// property tests take a tenth of the time.
+///
+/// # Errors
+/// When the build or a test fails.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    if args.is_empty() {
+        // Together: the tests' dependencies switch on features of the binary's, which would be compiled twice.
+        process::run(workspace::cargo().args(["build", "--release", "--bins", "--tests"]))?;
+    } else {
+        build::compile(false)?;
+    }
+    let mut test = workspace::cargo();
+    test.args(["test", "--release"]).args(args);
+    test.env("BEELINE_BIN", workspace::beeline_binary(false)?);
+    if env::var_os("RUST_TEST_THREADS").is_none() {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        test.env("RUST_TEST_THREADS", cores.min(MOST_THREADS).to_string());
+    }
+    if !workspace::is_root() {
+        eprintln!("test: network namespaces and BPF need root; the test programs run by sudo");
+        test.env(runner_variable(&workspace::host_triple()?), "sudo -E");
+    }
+    process::run(&mut test)
+}
+
+/// The variable by which cargo is told what to run a target's programs with.
+fn runner_variable(triple: &str) -> String {
+    format!("CARGO_TARGET_{}_RUNNER", triple.to_uppercase().replace(['-', '.'], "_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runner_is_named_by_the_hosts_triple() {
+        let triple = workspace::host_triple().unwrap();
+        let name = runner_variable(&triple);
+        assert!(name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'), "{name}");
+        assert_eq!(runner_variable("aarch64-unknown-linux-gnu"), "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER");
+    }
+}
