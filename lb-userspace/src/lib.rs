@@ -2,6 +2,8 @@
 //!
 //! - [`config`]: the configuration file, read strictly.
 //! - [`model`]: what should be, made from a configuration by a pure function.
+//! - [`neighbours`]: next hops from the kernel's routes and neighbours.
 
 pub mod config;
 pub mod model;
+pub mod neighbours;
