@@ -50,6 +50,11 @@ impl Entry {
             _ => None,
         }
     }
+
+    /// Whether it was made managed here, and still is.
+    pub(super) fn is_kept_here(&self) -> bool {
+        self.managed && self.ours && !self.foreign
+    }
 }
 
 /// Reads a neighbour message; `None` for those that are not about an IP neighbour (bridges' forwarding entries, proxies).
@@ -79,7 +84,7 @@ pub(super) fn parse(message: &NeighbourMessage) -> Option<(Key, Entry)> {
     let fixed = matches!(header.state, NeighbourState::Permanent | NeighbourState::Noarp);
     let managed = flags.contains(NeighbourExtFlags::Managed);
     let other_protocol = !ours && protocol != RouteProtocol::Unspec;
-    let foreign = fixed || learned || other_protocol;
+    let foreign = fixed || learned || other_protocol || (managed && !ours);
     Some(((header.ifindex, address?), Entry { state: header.state, mac, managed, ours, foreign }))
 }
 
@@ -206,6 +211,9 @@ pub(super) mod tests {
         let mut zebra = message(NeighbourState::Reachable);
         zebra.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Zebra));
         assert!(foreign(&zebra));
+        let mut managed = message(NeighbourState::Reachable);
+        managed.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+        assert!(foreign(&managed), "another's managed entry");
         let RouteNetlinkMessage::NewNeighbour(ours) = ask((3, "192.0.2.1".parse().unwrap()), true) else {
             panic!("a neighbour message was expected")
         };

@@ -64,7 +64,7 @@ pub(super) enum Error {
 
 impl Error {
     /// Whether it said that there is no such entry.
-    pub(super) fn is_not_found(&self) -> bool {
+    fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused(Errno::ENOENT | Errno::ENODEV))
     }
 }
@@ -188,9 +188,16 @@ impl Kernel {
         }
     }
 
-    /// Makes a managed entry an ordinary one.
-    pub(super) async fn unmanage(&self, key: Key) -> Result<(), Error> {
-        self.exchange(entries::ask(key, false), NLM_F_ACK).await.map(|_| ())
+    /// Makes an entry that was managed here an ordinary one; whether it was one.
+    pub(super) async fn unmanage(&self, key: Key) -> Result<bool, Error> {
+        if !self.neighbour(key).await?.is_some_and(|entry| entry.is_kept_here()) {
+            return Ok(false);
+        }
+        match self.exchange(entries::ask(key, false), NLM_F_ACK).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sends a request and collects what comes back.

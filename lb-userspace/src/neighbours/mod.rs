@@ -130,16 +130,10 @@ pub async fn release() -> anyhow::Result<usize> {
     let mut released = 0;
     for entry in sockets.kernel.neighbours().await.context("reading the neighbour tables")? {
         let Some((key, entry)) = entries::parse(&entry) else { continue };
-        if !(entry.managed && entry.ours) {
-            continue;
-        }
-        match sockets.kernel.unmanage(key).await {
-            Ok(()) => released += 1,
-            // Gone since it was read.
-            Err(error) if error.is_not_found() => {}
-            Err(error) => {
-                return Err(error).with_context(|| format!("releasing neighbour {} of interface {}", key.1, key.0));
-            }
+        if entry.is_kept_here() {
+            let (interface, address) = key;
+            let done = sockets.kernel.unmanage(key).await;
+            released += usize::from(done.with_context(|| format!("neighbour {address} of interface {interface}"))?);
         }
     }
     Ok(released)

@@ -203,9 +203,8 @@ impl Watch {
         let unwanted: Vec<Key> = self.wants.keys().filter(|key| !keys.contains(key)).copied().collect();
         for key in unwanted {
             self.wants.remove(&key);
-            if self.tables.neighbours.get(&key).is_some_and(|entry| entry.managed && entry.ours)
+            if self.tables.neighbours.get(&key).is_some_and(Entry::is_kept_here)
                 && let Err(error) = self.sockets.kernel.unmanage(key).await
-                && !error.is_not_found()
             {
                 tracing::warn!(neighbour = %key.1, interface = key.0, %error, "a neighbour stays managed");
             }
