@@ -3,8 +3,10 @@
 //! - [`cli`]: the commands of the binary.
 //! - [`config`]: the configuration file, read strictly.
 //! - [`model`]: what should be, made from a configuration by a pure function.
+//! - [`neighbours`]: next hops from the kernel's routes and neighbours.
 
 pub mod cli;
 pub mod config;
 pub mod datapath;
 pub mod model;
+pub mod neighbours;
