@@ -269,7 +269,7 @@ pub struct Backend {
     pub dispatch: u8,
     /// log2 of the size of the region of backends that this one lies in: for the agent that adopts the maps.
     pub log2_region: u8,
-    /// Bit 0: an agent backend, one that runs the node program.
+    /// [`BACKEND_AGENT`] and [`BACKEND_IPV6`].
     pub flags: u32,
     /// Zero.
     pub reserved: [u32; 3],
@@ -364,6 +364,8 @@ pub const BACKEND_NEXT_HOP_WORD: usize = 4;
 
 /// The bit of [`Backend::flags`] for a backend that runs the node program.
 pub const BACKEND_AGENT: u32 = 1;
+/// The bit of [`Backend::flags`] that says that the destination is an IPv6 address: for the agent that adopts the maps.
+pub const BACKEND_IPV6: u32 = 2;
 
 /// Where a packet leaves to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

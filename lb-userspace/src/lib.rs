@@ -4,9 +4,12 @@
 //! - [`config`]: the configuration file, read strictly.
 //! - [`model`]: what should be, made from a configuration by a pure function.
 //! - [`neighbours`]: next hops from the kernel's routes and neighbours.
+//! - [`plan`]: the changes between what is there and what is wanted, in a safe order.
+//! - [`datapath`]: BPF maps and programs.
 
 pub mod cli;
 pub mod config;
 pub mod datapath;
 pub mod model;
 pub mod neighbours;
+pub mod plan;

@@ -114,7 +114,7 @@ fn tunnel_source(reader: &mut Reader, whole: &Whole<'_, '_>) {
     let TunnelSource { ipv4, ipv6 } = whole.tunnel_source;
     for (key, prefix) in [("ipv4", ipv4), ("ipv6", ipv6)] {
         let Some(prefix) = prefix else { continue };
-        let inside = |address: &IpAddr| scalars::contains(prefix, *address);
+        let inside = |address: &IpAddr| prefix.contains(address);
         let addresses = whole.services.iter().flat_map(|service| {
             let vip = service.address.map(|address| (address, "the VIP", service.node));
             let backends = service.backends.iter();

@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow, bail};
 use lb_common::address::family_of;
 use lb_common::flow::HashKeys;
 use lb_common::maps::{
-    BACKEND_AGENT, Backend, Dispatch, NextHop, SLOTS_UNIT, ServiceId, ServiceKey, ServiceWord, prefilter,
+    BACKEND_AGENT, BACKEND_IPV6, Backend, Dispatch, NextHop, SLOTS_UNIT, ServiceId, ServiceKey, ServiceWord, prefilter,
 };
 use lb_common::table::region::Regions;
 
@@ -490,7 +490,9 @@ fn word_of(regions: &Regioned, spec: &ServiceSpec) -> ServiceWord {
 fn entry_of(address: &IpAddr, spec: &BackendSpec, counter: u32, next_hop: u32, log2_region: u32) -> Backend {
     let destination = (*address).into();
     let checksum = match spec.dispatch {
-        Dispatch::Ipv4 => lb_common::encap::constant_sum(spec.source.v4(), lb_common::address::Address::v4(destination)),
+        Dispatch::Ipv4 => {
+            lb_common::encap::constant_sum(spec.source.v4(), lb_common::address::Address::v4(destination))
+        }
         Dispatch::None | Dispatch::Local | Dispatch::Ipv6 => 0,
     };
     Backend {
@@ -502,7 +504,7 @@ fn entry_of(address: &IpAddr, spec: &BackendSpec, counter: u32, next_hop: u32, l
         checksum,
         dispatch: spec.dispatch as u8,
         log2_region: log2_region as u8,
-        flags: if spec.agent { BACKEND_AGENT } else { 0 },
+        flags: if spec.agent { BACKEND_AGENT } else { 0 } | if address.is_ipv6() { BACKEND_IPV6 } else { 0 },
         reserved: [0; 3],
     }
 }
@@ -528,9 +530,11 @@ fn installed_backends(
 }
 
 fn full(what: &str, capacity: u32) -> anyhow::Error {
-    anyhow!("no room for more {what}: the map holds {capacity}; raise maps.{} and restart after `beeline detach`", what.replace(' ', ""))
+    anyhow!(
+        "no room for more {what}: the map holds {capacity}; raise maps.{} and restart after `beeline detach`",
+        what.replace(' ', "")
+    )
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -84,12 +84,7 @@ pub struct BackendSpec {
 
 /// Resolve the desired state for this host. `own` are its addresses.
 #[must_use]
-pub fn wanted(
-    desired: &Desired,
-    roles: HostRoles,
-    routes: &BTreeMap<IpAddr, Route>,
-    own: &BTreeSet<IpAddr>,
-) -> Wanted {
+pub fn wanted(desired: &Desired, roles: HostRoles, routes: &BTreeMap<IpAddr, Route>, own: &BTreeSet<IpAddr>) -> Wanted {
     let vips = desired.vips();
     let services = desired.services.iter().map(|(key, service)| {
         let backends = service.backends.iter().map(|(address, backend)| {

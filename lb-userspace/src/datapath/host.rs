@@ -1,0 +1,332 @@
+//! The maps as plain collections and a frame as a vector: the same tables and decisions as in the kernel, for tests.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use lb_common::address::{Address, Family};
+use lb_common::checksum;
+use lb_common::flow::HashKeys;
+use lb_common::maps::{
+    Backend, Counter, FragmentKey, FragmentPorts, Maps, NextHop, PREFILTER_WORDS, ServiceId, ServiceKey, ServiceWord,
+    Settings,
+};
+use lb_common::packet::{Packet, QUOTE};
+use lb_common::stage::{self, Roles, Trail};
+use lb_common::verdict::Reason;
+
+use super::store::{Capacity, Store};
+use crate::model::Prefix;
+
+/// All maps of one host.
+#[derive(Clone, Debug)]
+pub struct HostMaps {
+    capacity: Capacity,
+    prefilter: Vec<u64>,
+    services: BTreeMap<ServiceKey, ServiceId>,
+    words: Vec<ServiceWord>,
+    slots: Vec<u16>,
+    backends: Vec<Backend>,
+    next_hops: Vec<NextHop>,
+    settings: Settings,
+    tunnel_addresses: BTreeSet<IpAddr>,
+    trusted: BTreeSet<Prefix>,
+    fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
+    counters: RefCell<Vec<Counter>>,
+    now: u64,
+}
+
+impl HostMaps {
+    /// Empty maps.
+    #[must_use]
+    pub fn new(capacity: Capacity) -> Self {
+        Self {
+            capacity,
+            prefilter: vec![0; PREFILTER_WORDS as usize],
+            services: BTreeMap::new(),
+            words: vec![ServiceWord::EMPTY; capacity.services as usize],
+            slots: vec![0; 1 << capacity.log2_slots],
+            backends: vec![Backend::default(); 1 << capacity.log2_backends],
+            next_hops: vec![NextHop::default(); capacity.next_hops as usize],
+            settings: Settings { hash_keys: HashKeys([0; 12]) },
+            tunnel_addresses: BTreeSet::new(),
+            trusted: BTreeSet::new(),
+            fragments: RefCell::default(),
+            counters: RefCell::new(vec![Counter::default(); capacity.counters as usize]),
+            now: 0,
+        }
+    }
+
+    /// Let the clock go on.
+    pub fn advance(&mut self, nanoseconds: u64) {
+        self.now += nanoseconds;
+    }
+
+    /// A backend's counter.
+    #[must_use]
+    pub fn counter(&self, counter: u32) -> Counter {
+        self.counters.borrow().get(counter as usize).copied().unwrap_or_default()
+    }
+
+    /// Run a frame that came by an interface through the decisions, as the programs do.
+    #[must_use]
+    pub fn run(&self, roles: Roles, frame: &mut HostFrame) -> (Reason, Trail) {
+        let mut trail = Trail::default();
+        if let Some(reason) = stage::run(roles, frame, self, &mut trail) {
+            return (reason, trail);
+        }
+        let mut trail = Trail::default();
+        let reason = stage::run_slow(frame, self, &mut trail);
+        (reason, trail)
+    }
+}
+
+impl Maps for HostMaps {
+    fn prefilter(&self, index: u32) -> u64 {
+        self.prefilter.get(index as usize).copied().unwrap_or(0)
+    }
+
+    fn service(&self, key: &ServiceKey) -> Option<ServiceId> {
+        self.services.get(key).copied()
+    }
+
+    fn word(&self, id: ServiceId) -> Option<ServiceWord> {
+        self.words.get(id as usize).copied()
+    }
+
+    fn slot(&self, index: u64) -> Option<u16> {
+        self.slots.get(index as usize).copied()
+    }
+
+    fn backend(&self, index: u32) -> Option<&Backend> {
+        self.backends.get(index as usize)
+    }
+
+    fn next_hop(&self, index: u32) -> Option<&NextHop> {
+        self.next_hops.get(index as usize)
+    }
+
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.settings)
+    }
+
+    fn is_tunnel_address(&self, address: &Address, family: Family) -> bool {
+        self.tunnel_addresses.contains(&address.ip(family))
+    }
+
+    fn is_trusted(&self, address: &Address, family: Family) -> bool {
+        let address = address.ip(family);
+        self.trusted.iter().any(|prefix| prefix.contains(&address))
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn remember_fragment(&self, key: &FragmentKey, ports: FragmentPorts) {
+        self.fragments.borrow_mut().insert(*key, ports);
+    }
+
+    fn count_backend(&self, counter: u32, bytes: u32) {
+        if let Some(entry) = self.counters.borrow_mut().get_mut(counter as usize) {
+            entry.packets += 1;
+            entry.bytes += u64::from(bytes);
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.now
+    }
+}
+
+impl Store for HostMaps {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn prefilter(&self, word: u32) -> u64 {
+        self.prefilter[word as usize]
+    }
+
+    fn set_prefilter(&mut self, word: u32, value: u64) {
+        self.prefilter[word as usize] = value;
+    }
+
+    fn services(&self) -> anyhow::Result<Vec<(ServiceKey, ServiceId)>> {
+        Ok(self.services.iter().map(|(key, id)| (*key, *id)).collect())
+    }
+
+    fn insert_service(&mut self, key: ServiceKey, id: ServiceId) -> anyhow::Result<()> {
+        self.services.insert(key, id);
+        Ok(())
+    }
+
+    fn remove_service(&mut self, key: ServiceKey) -> anyhow::Result<()> {
+        anyhow::ensure!(self.services.remove(&key).is_some(), "no such service");
+        Ok(())
+    }
+
+    fn word(&self, id: ServiceId) -> ServiceWord {
+        self.words[id as usize]
+    }
+
+    fn set_word(&mut self, id: ServiceId, word: ServiceWord) {
+        self.words[id as usize] = word;
+    }
+
+    fn read_slots(&self, base: u64, slots: &mut [u16]) {
+        slots.copy_from_slice(&self.slots[base as usize..base as usize + slots.len()]);
+    }
+
+    fn write_slots(&mut self, base: u64, slots: &[u16]) {
+        self.slots[base as usize..base as usize + slots.len()].copy_from_slice(slots);
+    }
+
+    fn backend(&self, index: u32) -> Backend {
+        self.backends[index as usize]
+    }
+
+    fn write_backend(&mut self, index: u32, backend: &Backend) {
+        self.backends[index as usize] = *backend;
+    }
+
+    fn set_backend_next_hop(&mut self, index: u32, next_hop: u32) {
+        self.backends[index as usize].next_hop = next_hop;
+    }
+
+    fn next_hop(&self, index: u32) -> NextHop {
+        self.next_hops[index as usize]
+    }
+
+    fn write_next_hop(&mut self, index: u32, next_hop: &NextHop) -> anyhow::Result<()> {
+        self.next_hops[index as usize] = *next_hop;
+        Ok(())
+    }
+
+    fn hash_keys(&self) -> anyhow::Result<HashKeys> {
+        Ok(self.settings.hash_keys)
+    }
+
+    fn set_hash_keys(&mut self, keys: &HashKeys) -> anyhow::Result<()> {
+        self.settings.hash_keys = *keys;
+        Ok(())
+    }
+
+    fn tunnel_addresses(&self) -> anyhow::Result<Vec<IpAddr>> {
+        Ok(self.tunnel_addresses.iter().copied().collect())
+    }
+
+    fn set_tunnel_address(&mut self, address: IpAddr, present: bool) -> anyhow::Result<()> {
+        if present {
+            self.tunnel_addresses.insert(address)
+        } else {
+            self.tunnel_addresses.remove(&address)
+        };
+        Ok(())
+    }
+
+    fn trusted(&self) -> anyhow::Result<Vec<Prefix>> {
+        Ok(self.trusted.iter().copied().collect())
+    }
+
+    fn set_trusted(&mut self, prefix: Prefix, present: bool) -> anyhow::Result<()> {
+        if present {
+            self.trusted.insert(prefix)
+        } else {
+            self.trusted.remove(&prefix)
+        };
+        Ok(())
+    }
+
+    fn reset_counter(&mut self, counter: u32) -> anyhow::Result<()> {
+        self.counters.get_mut()[counter as usize] = Counter::default();
+        Ok(())
+    }
+}
+
+/// A frame that came by an interface, with room before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostFrame {
+    buffer: Vec<u8>,
+    start: usize,
+    interface: u32,
+}
+
+/// Room before a frame, in bytes: XDP_PACKET_HEADROOM of Linux.
+const HEADROOM: usize = 256;
+
+impl HostFrame {
+    /// A frame.
+    #[must_use]
+    pub fn new(bytes: &[u8], interface: u32) -> Self {
+        let mut buffer = vec![0; HEADROOM];
+        buffer.extend_from_slice(bytes);
+        Self { buffer, start: HEADROOM, interface }
+    }
+
+    /// The frame's bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+}
+
+impl Packet for HostFrame {
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let start = offset as usize;
+        self.bytes().get(start..start.checked_add(N)?)?.try_into().ok()
+    }
+
+    fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> bool {
+        let start = self.start + offset as usize;
+        match self.buffer.get_mut(start..start + N) {
+            Some(place) => {
+                place.copy_from_slice(bytes);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn excess(&self, length: u32) -> Option<u32> {
+        (self.bytes().len() as u32).checked_sub(length)
+    }
+
+    fn quote_sum(&self, offset: u32) -> Option<u32> {
+        let bytes: [u8; QUOTE] = self.load(offset)?;
+        Some(checksum::sum(&bytes))
+    }
+
+    fn grow<const N: usize>(&mut self) -> bool {
+        match self.start.checked_sub(N) {
+            Some(start) => {
+                self.start = start;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn shrink(&mut self, length: u32) -> bool {
+        // As the kernel: an Ethernet header must be left.
+        if self.bytes().len() < length as usize + 14 {
+            return false;
+        }
+        self.start += length as usize;
+        true
+    }
+
+    fn trim(&mut self, length: u32) -> bool {
+        match self.bytes().len().checked_sub(length as usize) {
+            Some(left) if left >= 14 => {
+                self.buffer.truncate(self.start + left);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn interface(&self) -> u32 {
+        self.interface
+    }
+}
