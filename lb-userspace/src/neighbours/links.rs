@@ -23,8 +23,8 @@ pub struct Link {
 
 /// Reads a link message: the interface's index, name and state.
 ///
-/// `None` for messages of a bridge about its ports: those come by the same group, and one that says that a port left
-/// would look like a deleted interface.
+/// `None` for what comes by the same group and is about something else: a bridge's messages about its ports, of which
+/// one that says that a port left would look like a deleted interface, and events that describe no interface.
 pub(super) fn parse(message: &LinkMessage) -> Option<(u32, String, Link)> {
     let header = &message.header;
     if header.interface_family != AddressFamily::Unspec {
@@ -33,6 +33,7 @@ pub(super) fn parse(message: &LinkMessage) -> Option<(u32, String, Link)> {
     let ethernet = header.link_layer_type == LinkLayerType::Ether;
     let enabled = header.flags.contains(LinkFlags::Up);
     let mut name = None;
+    let mut mtu = None;
     let mut link = Link {
         index: header.index,
         mac: None,
@@ -44,7 +45,7 @@ pub(super) fn parse(message: &LinkMessage) -> Option<(u32, String, Link)> {
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(value) => name = Some(value.clone()),
-            LinkAttribute::Mtu(value) => link.mtu = *value,
+            LinkAttribute::Mtu(value) => mtu = Some(*value),
             LinkAttribute::Address(bytes) if ethernet => link.mac = bytes.as_slice().try_into().ok(),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
@@ -56,6 +57,7 @@ pub(super) fn parse(message: &LinkMessage) -> Option<(u32, String, Link)> {
             _ => {}
         }
     }
+    link.mtu = mtu?;
     Some((header.index, name?, link))
 }
 
@@ -120,5 +122,12 @@ pub(super) mod tests {
         let mut port = message(6, "eth1", LinkLayerType::Ether, LinkFlags::Up);
         port.header.interface_family = AddressFamily::Bridge;
         assert_eq!(parse(&port), None);
+    }
+
+    #[test]
+    fn an_event_that_describes_no_interface_changes_none() {
+        let mut event = message(6, "wlan0", LinkLayerType::Ether, LinkFlags::Up);
+        event.attributes.retain(|attribute| matches!(attribute, LinkAttribute::IfName(_)));
+        assert_eq!(parse(&event), None);
     }
 }

@@ -12,8 +12,10 @@
 //! - A neighbour that does not answer is asked again with growing pauses.
 //! - What does not work has a reason that an operator can read: [`Unreachable`].
 //!
-//! The files: [`links`], [`addresses`], [`routes`], [`entries`] and [`tables`] turn messages into state and decide,
-//! [`resolve`] merges, all without a kernel; [`kernel`] talks netlink; [`watch`] is the loop.
+//! Changes are followed by netlink's multicast messages; everything is read again every 30 s and after lost messages.
+//!
+//! The files: `links`, `addresses`, `routes`, `entries` and `tables` turn messages into state and decide, `resolve`
+//! merges, all without a kernel; `kernel` talks netlink; `watch` is the loop.
 
 mod addresses;
 mod entries;

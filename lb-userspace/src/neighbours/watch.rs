@@ -25,6 +25,9 @@ const SETTLE: Duration = Duration::from_millis(8);
 /// that vanish with a next-hop object, the step from no entry to an incomplete one.
 const REFRESH: Duration = Duration::from_secs(30);
 
+/// How long no message may come before a queue that overflowed is taken for empty.
+const QUIET: Duration = Duration::from_millis(50);
+
 /// Pause before everything is read again after an attempt that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -52,6 +55,9 @@ pub(super) struct Watch {
     wants: BTreeMap<Key, Want>,
     support: Support,
     dirty: Dirty,
+    /// When to read everything once more after messages were lost. The kernel reports the loss before the messages that
+    /// it had queued, and until those are read it drops all others without a further word (`NETLINK_S_CONGESTED`).
+    reread_at: Option<Instant>,
 }
 
 impl Watch {
@@ -69,6 +75,7 @@ impl Watch {
             wants: BTreeMap::new(),
             support: Support::Managed,
             dirty: Dirty::default(),
+            reread_at: None,
         }
     }
 
@@ -78,7 +85,7 @@ impl Watch {
         let mut act_at = Some(Instant::now());
         let mut refresh_at = Instant::now() + REFRESH;
         loop {
-            let next = act_at.map_or(refresh_at, |at| at.min(refresh_at));
+            let next = [act_at, self.reread_at].into_iter().flatten().fold(refresh_at, Instant::min);
             tokio::select! {
                 event = self.sockets.events.next() => {
                     let Some(event) = event else { bail!("the netlink socket for route messages is closed") };
@@ -101,6 +108,9 @@ impl Watch {
                         self.dirty.everything = true;
                         refresh_at = now + REFRESH;
                     }
+                    if self.reread_at.take_if(|at| now >= *at).is_some() {
+                        self.dirty.everything = true;
+                    }
                     act_at = self.act().await?;
                 }
             }
@@ -109,6 +119,9 @@ impl Watch {
 
     /// Takes an event in; whether there is something to do.
     fn take(&mut self, event: Event) -> bool {
+        if matches!(event, Event::Lost) || self.reread_at.is_some() {
+            self.reread_at = Some(Instant::now() + QUIET);
+        }
         let Event::Message(message) = event else {
             tracing::info!("netlink messages were lost: reading all tables again");
             self.dirty.everything = true;
