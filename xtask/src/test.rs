@@ -24,7 +24,7 @@ pub(crate) fn run(args: &[String], harness: &[String]) -> Result<()> {
     let runner = runner()?;
     if !args.is_empty() || !harness.is_empty() {
         build::compile(false)?;
-        return process::run(cargo_test(runner.as_ref())?.args(args).arg("--").args(harness));
+        return process::run(cargo_test(runner.as_ref())?.args(cargo_arguments(args, harness)));
     }
     // Together: the tests' dependencies switch on features of the binary's, which would be compiled twice.
     process::run(workspace::cargo().args(["build", "--release", "--bins", "--tests"]))?;
@@ -35,6 +35,13 @@ pub(crate) fn run(args: &[String], harness: &[String]) -> Result<()> {
         checked.arg("--config").arg(format!("profile.release.package.lb-common.{check}=true"));
     }
     process::run(&mut checked)
+}
+
+/// The arguments as they were typed: clap takes away the `--` that nothing stands before, and leaves every other in
+/// `args`.
+pub(crate) fn cargo_arguments(args: &[String], harness: &[String]) -> Vec<String> {
+    let separator = (!harness.is_empty()).then(|| "--".to_owned());
+    args.iter().cloned().chain(separator).chain(harness.iter().cloned()).collect()
 }
 
 fn cargo_test(runner: Option<&(String, &str)>) -> Result<Command> {
