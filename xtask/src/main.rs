@@ -36,8 +36,11 @@ enum Command {
     /// Build, then run every test, as root.
     Test {
         /// Passed on to `cargo test`: a filter, or options such as `-p lb-common`.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        #[arg(allow_hyphen_values = true)]
         args: Vec<String>,
+        /// After `--`: passed on to the test programs, such as `--nocapture`.
+        #[arg(last = true)]
+        harness: Vec<String>,
     },
     /// Everything that CI runs: lint, then test.
     Ci,
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
     }
 }
 
+/// Begins with set-up, then does what was asked.
 fn run(command: Command) -> Result<()> {
     if let Command::Setup = command {
         return setup::run(Report::Full);
@@ -62,10 +66,31 @@ fn run(command: Command) -> Result<()> {
         Command::Setup => Ok(()),
         Command::Build(args) => build::run(args),
         Command::Lint => lint::run(),
-        Command::Test { args } => test::run(&args),
+        Command::Test { args, harness } => test::run(&args, &harness),
         Command::Ci => {
             lint::run()?;
-            test::run(&[])
+            test::run(&[], &[])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn cargo_test_is_given_what_was_typed() {
+        for typed in ["-p lb-common hash -- --nocapture --exact", "-- --nocapture", "--lib", ""] {
+            let words = ["xtask", "test"].into_iter().chain(typed.split_whitespace());
+            let Command::Test { args, harness } = Cli::parse_from(words).command else { panic!("{typed}: no test") };
+            assert_eq!(test::cargo_arguments(&args, &harness).join(" "), typed);
         }
     }
 }
