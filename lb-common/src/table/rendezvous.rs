@@ -192,7 +192,7 @@ fn racers(seed: u64, members: &[Member], owners_only: bool) -> Result<Vec<Racer>
 /// The heads of all slots' rankings: whoever arrives before the horizon.
 fn heads(racers: &[Racer], slots: Slots) -> Vec<Head> {
     let ranks: u64 = racers.iter().map(|racer| racer.rank).sum();
-    let horizon = (CANDIDATES * LOG2_E << (SCORE_BITS - 10)) / ranks;
+    let horizon = ((CANDIDATES * LOG2_E) << (SCORE_BITS - 10)) / ranks;
     let mut heads = vec![Head::EMPTY; slots.mask as usize + 1];
     for (index, racer) in racers.iter().enumerate() {
         for place in 0..=slots.mask {

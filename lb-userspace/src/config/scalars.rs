@@ -119,11 +119,6 @@ fn first_address(address: IpAddr, length: u8) -> IpAddr {
     }
 }
 
-/// Whether a prefix holds an address.
-pub(super) fn contains(prefix: Prefix, address: IpAddr) -> bool {
-    prefix.address.is_ipv4() == address.is_ipv4() && first_address(address, prefix.length) == prefix.address
-}
-
 /// Whether a prefix is all of its family.
 pub(super) fn is_everyone(prefix: &Prefix) -> bool {
     prefix.length == 0

@@ -1,6 +1,7 @@
 //! BPF arrays in the agent's own memory (BPF_F_MMAPABLE, kernel 5.5): what is written here is what programs read, at
 //! once and without a system call.
 
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use anyhow::{Context as _, Result, ensure};
@@ -24,7 +25,10 @@ impl<const WORDS: usize> Mapped<WORDS> {
         let entries = info.max_entries();
         let page = 4096;
         let length = (entries as usize * WORDS * 8).next_multiple_of(page);
-        let memory = MmapOptions::new().len(length).map_raw(map.fd()).context("mapping a BPF array into memory")?;
+        let memory = MmapOptions::new()
+            .len(length)
+            .map_raw(map.fd().as_fd().as_raw_fd())
+            .context("mapping a BPF array into memory")?;
         Ok(Self { memory, entries })
     }
 
