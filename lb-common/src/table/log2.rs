@@ -17,7 +17,7 @@ static TABLE: [u64; SEGMENTS + 1] = table();
 /// The upper half of a product.
 const fn multiply_high(a: u64, b: u64) -> u64 {
     let (a1, a0, b1, b0) = (a >> 32, a & 0xffff_ffff, b >> 32, b & 0xffff_ffff);
-    let middle = a1 * b0 + (a0 * b0 >> 32);
+    let middle = a1 * b0 + ((a0 * b0) >> 32);
     let carry = a0 * b1 + (middle & 0xffff_ffff);
     a1 * b1 + (middle >> 32) + (carry >> 32)
 }
@@ -59,7 +59,7 @@ pub(super) fn minus_log2(u: u64) -> u64 {
     let segment = (mantissa >> (63 - SEGMENT_BITS)) as usize & (SEGMENTS - 1);
     let along = mantissa >> (31 - SEGMENT_BITS) & 0xffff_ffff;
     let (low, high) = (TABLE[segment], TABLE[segment + 1]);
-    (u64::from(zeros + 1) << FRACTION_BITS) - (low + ((high - low) * along >> 32))
+    (u64::from(zeros + 1) << FRACTION_BITS) - (low + (((high - low) * along) >> 32))
 }
 
 #[cfg(test)]

@@ -12,7 +12,17 @@
 //! that nothing made necessary (1.16 to 1.23 times the minimum at 327 backends and 131,072 slots). So each backend has a
 //! permutation of the slots, its places, and its u is stratified: the slot at place p of M has u in
 //! (1 − (p + 1)/M, 1 − p/M], where inside is hashed. u is even as before, and depends on nothing but seed, backend,
-//! slot and M; but half of the variance is gone, and with it more than half of the slots moved for nothing.
+//! slot and M; but half of the variance is gone, and with it more than half of the slots moved for nothing. As measured, equal
+//! weights, 100 changes and more:
+//!
+//! | backends | slots | heaviest / mean | lightest / mean | moved / minimum: mean, worst | old owner not in the top 3 |
+//! |---|---|---|---|---|---|
+//! | 10 | 4,096 | 1.052 | 0.928 | 1.004, 1.020 | 0.00 % |
+//! | 40 | 4,096 | 1.055 | 0.791 | 1.114, 1.231 | 0.37 % |
+//! | 64 | 16,384 | 1.051 | 0.855 | 1.059, 1.121 | 0.03 % |
+//! | 100 | 65,536 | 1.051 | 0.914 | 1.009, 1.025 | 0.00 % |
+//! | 327 | 131,072 | 1.050 | 0.881 | 1.069, 1.106 | 0.00 % |
+//! | 500 | 65,536 | 1.053 | 0.793 | 1.275, 1.413 | 0.07 % |
 //!
 //! **Speed.** Places can be walked from the best on, so a table costs a few steps a slot, not one for each backend and
 //! slot: all backends walk as far as a common horizon, chosen so that [`CANDIDATES`] are expected in each slot. What came
@@ -192,7 +202,7 @@ fn racers(seed: u64, members: &[Member], owners_only: bool) -> Result<Vec<Racer>
 /// The heads of all slots' rankings: whoever arrives before the horizon.
 fn heads(racers: &[Racer], slots: Slots) -> Vec<Head> {
     let ranks: u64 = racers.iter().map(|racer| racer.rank).sum();
-    let horizon = (CANDIDATES * LOG2_E << (SCORE_BITS - 10)) / ranks;
+    let horizon = ((CANDIDATES * LOG2_E) << (SCORE_BITS - 10)) / ranks;
     let mut heads = vec![Head::EMPTY; slots.mask as usize + 1];
     for (index, racer) in racers.iter().enumerate() {
         for place in 0..=slots.mask {
