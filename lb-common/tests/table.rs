@@ -217,9 +217,8 @@ fn the_order_of_the_members_plays_no_part() {
                 let mut top = [[0; 3]; 2];
                 let found = [rankings[0].of(slot, &mut top[0]), rankings[1].of(slot, &mut top[1])];
                 prop_assert_eq!(found, [count.min(3); 2]);
-                for place in 0..found[0] {
-                    let (a, b) = (usize::from(top[0][place]), usize::from(top[1][place]));
-                    prop_assert_eq!(members[a], shuffled[b]);
+                for (one, other) in top[0].iter().zip(&top[1]).take(found[0]) {
+                    prop_assert_eq!(members[usize::from(*one)], shuffled[usize::from(*other)]);
                 }
             }
             Ok(())
