@@ -52,9 +52,7 @@ pub struct Member {
 /// identities but for one chance in 2⁶⁴.
 #[must_use]
 pub const fn identity(address: Address, family: Family) -> u64 {
-    let [a, b, c, d] = address.0;
-    let high = (u32::from_be(a) as u64) << 32 | u32::from_be(b) as u64;
-    let low = (u32::from_be(c) as u64) << 32 | u32::from_be(d) as u64;
+    let [high, low] = [u64::from_be(address.0[0]), u64::from_be(address.0[1])];
     mix(mix(high.wrapping_add(family as u64)) ^ low)
 }
 
