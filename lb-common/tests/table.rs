@@ -3,6 +3,8 @@
 //! Cases are random but the same in every run: the bounds on moved slots are those of a distribution, and a run that
 //! fails must fail again.
 
+use std::cell::Cell;
+
 use lb_common::flow::mix;
 use lb_common::table::{Algorithm, Member, Rendezvous, TableError};
 use proptest::prelude::*;
@@ -94,9 +96,15 @@ fn moved(seed: u64, before: (&[Member], &[u16]), after: (&[Member], &[u16])) -> 
     Moved { slots: moved.len() as u64, lost: lost as u64 }
 }
 
-fn small(moved: Moved, minimum: u64, what: &str) -> Result<(), TestCaseError> {
+/// At most 1.15 times the minimum moves, and 98 % of it finds its old owner in the top 3.
+///
+/// The first is the bound of a distribution with a tail. With equal weights it holds without exception. With very unequal
+/// ones a backend of 100 to 300 slots passes it once in about 1,500 changes, because caps are whole slots; `tail` allows
+/// for that by half the square root of the minimum, and [`a_change_moves_little`] counts how often it is made use of.
+fn small(moved: Moved, minimum: u64, tail: bool, what: &str) -> Result<(), TestCaseError> {
+    let beyond = if tail { 50 * minimum.isqrt() } else { 0 };
     prop_assert!(moved.slots >= minimum, "{what}: {moved:?} is less than the minimum {minimum}");
-    prop_assert!(100 * moved.slots <= 115 * minimum, "{what}: {moved:?}, minimum {minimum}");
+    prop_assert!(100 * moved.slots <= 115 * minimum + beyond, "{what}: {moved:?}, minimum {minimum}");
     prop_assert!(100 * moved.lost <= 2 * moved.slots, "{what}: {moved:?}, minimum {minimum}");
     Ok(())
 }
@@ -114,8 +122,9 @@ fn slots() -> impl Strategy<Value = usize> {
     (6u32..=14).prop_map(|bits| 1 << bits)
 }
 
-/// One backend drains, leaves, and comes back.
-fn one_backend_changes(seed: u64, count: usize, weights: Weights, pick: u64) -> Result<(), TestCaseError> {
+/// One backend drains, leaves, and comes back: whether more than 1.15 times the minimum moved.
+fn one_backend_changes(seed: u64, count: usize, weights: Weights, pick: u64) -> Result<bool, TestCaseError> {
+    let tail = !matches!(weights, Weights::Equal);
     let all = members(seed, count, weights);
     let slots = advised(count);
     let full = build(seed, &all, slots);
@@ -128,23 +137,34 @@ fn one_backend_changes(seed: u64, count: usize, weights: Weights, pick: u64) -> 
     draining[one].share = 0;
     let drained = build(seed, &draining, slots);
     balanced(&drained, &draining)?;
-    small(moved(seed, (&all, &full), (&draining, &drained)), owned[one], "drains")?;
+    let drain = moved(seed, (&all, &full), (&draining, &drained));
+    small(drain, owned[one], tail, "drains")?;
 
     let mut others = all.clone();
     others.remove(one);
     let left = build(seed, &others, slots);
-    small(moved(seed, (&all, &full), (&others, &left)), owned[one], "leaves")?;
+    small(moved(seed, (&all, &full), (&others, &left)), owned[one], tail, "leaves")?;
     prop_assert_eq!(moved(seed, (&draining, &drained), (&others, &left)).slots, 0, "the end of a drain moves nothing");
-    small(moved(seed, (&others, &left), (&all, &full)), owned[one], "comes")
+    small(moved(seed, (&others, &left), (&all, &full)), owned[one], tail, "comes")?;
+    Ok(100 * drain.slots > 115 * owned[one])
 }
 
 #[test]
 fn a_change_moves_little() {
+    let (changes, beyond) = (Cell::new(0u32), Cell::new(0u32));
     for (count, weights) in COUNTS.iter().flat_map(|count| SPREADS.map(|weights| (*count, weights))) {
-        runner(3)
-            .run(&(any::<u64>(), any::<u64>()), |(seed, pick)| one_backend_changes(seed, count, weights, pick))
+        let case = |(seed, pick): (u64, u64)| {
+            let seed = mix(seed ^ count as u64);
+            beyond.set(beyond.get() + u32::from(one_backend_changes(seed, count, weights, pick)?));
+            changes.set(changes.get() + 1);
+            Ok(())
+        };
+        runner(4)
+            .run(&(any::<u64>(), any::<u64>()), case)
             .unwrap_or_else(|error| panic!("{count} backends, {weights:?} weights: {error}"));
     }
+    let (changes, beyond) = (changes.get(), beyond.get());
+    assert!(200 * beyond <= changes, "{beyond} of {changes} changes moved more than 1.15 times the minimum");
 }
 
 /// The number of slots is the service's and stays; a number of backends that crosses a power of two is like any other.
@@ -158,7 +178,7 @@ fn growing_across_a_power_of_two_moves_little() {
             let (before, after) = (build(9, fewer, slots), build(9, more, slots));
             let came = owned(&after, more)[count];
             let moved = moved(9, (fewer, &before), (more, &after));
-            small(moved, came, "comes").unwrap_or_else(|error| panic!("{count} backends and one: {error}"));
+            small(moved, came, false, "comes").unwrap_or_else(|error| panic!("{count} backends and one: {error}"));
         }
     }
 }
@@ -197,9 +217,8 @@ fn the_order_of_the_members_plays_no_part() {
                 let mut top = [[0; 3]; 2];
                 let found = [rankings[0].of(slot, &mut top[0]), rankings[1].of(slot, &mut top[1])];
                 prop_assert_eq!(found, [count.min(3); 2]);
-                for place in 0..found[0] {
-                    let (a, b) = (usize::from(top[0][place]), usize::from(top[1][place]));
-                    prop_assert_eq!(members[a], shuffled[b]);
+                for (one, other) in top[0].iter().zip(&top[1]).take(found[0]) {
+                    prop_assert_eq!(members[usize::from(*one)], shuffled[usize::from(*other)]);
                 }
             }
             Ok(())
@@ -258,5 +277,5 @@ const GOLDEN_SMALL: [u16; 64] = [
     1, 0, 2, 0, 1, 1, 0, 0, 0, 2, 0, 0, 2, 1, 1, 0, 0, 0, 1, 1, 2, 0, 1, 2, 1, 1, 1, 0, 1, 2, 1, 1, 1, 0, 2, 0, 0, 2,
     0, 0, 1, 2, 2, 1, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1, 2, 1, 2, 2, 0, 0, 1, 1, 1, 0,
 ];
-const GOLDEN_EQUAL: u64 = 0;
-const GOLDEN_UNIFORM: u64 = 0;
+const GOLDEN_EQUAL: u64 = 0x6410_da97_8384_0ea8;
+const GOLDEN_UNIFORM: u64 = 0x3346_1a26_e57b_cd79;

@@ -1,9 +1,9 @@
 //! Logarithms in integers.
 //!
 //! A table must come out the same on every host, and `no_std` has no logarithm: so this one is a constant table of
-//! log2(1 + i/1024), made when the crate is compiled, with straight lines between its entries. The lines make it at
-//! most 2⁻²² too small, and strictly increasing where the argument's resolution lets it be; what rendezvous needs of it,
-//! the ratio of two small logarithms, is right to 2⁻¹⁰.
+//! log2(1 + i/1024), made when the crate is compiled, with straight lines between its entries. They lie at most 2⁻²²
+//! below the curve, and never fall where it rises. What rendezvous needs, the ratio of two small logarithms, is right to
+//! one in a thousand.
 
 /// Fractional bits of a logarithm.
 pub(super) const FRACTION_BITS: u32 = 38;

@@ -26,7 +26,7 @@ use crate::address::{Address, Family};
 use crate::flow::mix;
 
 pub use region::Regions;
-pub use rendezvous::Rendezvous;
+pub use rendezvous::{Rankings, Rendezvous};
 
 /// Fewest slots of a table.
 pub const MIN_SLOTS: usize = crate::maps::SLOTS_UNIT as usize;
