@@ -13,3 +13,4 @@ pub mod datapath;
 pub mod model;
 pub mod neighbours;
 pub mod plan;
+pub mod simulate;

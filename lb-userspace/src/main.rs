@@ -21,10 +21,20 @@ enum Command {
         /// The file.
         file: PathBuf,
     },
+    /// Run the packets of a capture through the real programs; touches nothing.
+    Simulate(cli::simulate::Arguments),
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().command {
-        Command::Check { file } => cli::check::run(&file),
+    let result = match Arguments::parse().command {
+        Command::Check { file } => return cli::check::run(&file),
+        Command::Simulate(arguments) => cli::simulate::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("beeline: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

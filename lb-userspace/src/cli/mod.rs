@@ -1,3 +1,4 @@
 //! The commands of the `beeline` binary, one file each.
 
 pub mod check;
+pub mod simulate;

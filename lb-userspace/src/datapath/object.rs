@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use aya::maps::ProgramArray;
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
+use lb_common::maps::SLOW_STAGE;
 
 use crate::config::MapSizes;
 
@@ -125,6 +127,17 @@ pub fn program(object: &mut Ebpf, which: Program) -> Result<&mut Xdp> {
         program.load().with_context(|| format!("the verifier refuses {}", which.name()))?;
     }
     Ok(program)
+}
+
+/// Put the program of the longer way where the others find it.
+///
+/// # Errors
+/// The verifier refuses it, or the map cannot be written.
+pub fn link_stages(object: &mut Ebpf) -> Result<()> {
+    let slow = program(object, Program::Slow)?.fd().context("the program of the longer way")?.try_clone()?;
+    let stages = object.map_mut("STAGES").context("no map STAGES")?;
+    let mut stages = ProgramArray::try_from(stages).context("STAGES")?;
+    stages.set(SLOW_STAGE, &slow, 0).context("linking the programs")
 }
 
 /// Whether the kernel takes XDP programs for frames in several pieces: 5.18 and later.

@@ -10,7 +10,7 @@ pub const QUARANTINE: Duration = Duration::from_secs(1);
 
 /// A set of numbers below a limit, the lowest given out first.
 #[derive(Debug)]
-pub struct Numbers {
+pub(super) struct Numbers {
     next: u32,
     limit: u32,
     free: BTreeSet<u32>,
@@ -19,12 +19,12 @@ pub struct Numbers {
 impl Numbers {
     /// All of `first..limit` are free.
     #[must_use]
-    pub fn new(first: u32, limit: u32) -> Self {
+    pub(super) fn new(first: u32, limit: u32) -> Self {
         Self { next: first, limit, free: BTreeSet::new() }
     }
 
     /// Take the lowest free number.
-    pub fn take(&mut self) -> Option<u32> {
+    pub(super) fn take(&mut self) -> Option<u32> {
         if let Some(number) = self.free.pop_first() {
             return Some(number);
         }
@@ -35,7 +35,7 @@ impl Numbers {
     }
 
     /// Take a certain number; `false` if it is not free.
-    pub fn reserve(&mut self, number: u32) -> bool {
+    pub(super) fn reserve(&mut self, number: u32) -> bool {
         if number >= self.limit {
             return false;
         }
@@ -48,14 +48,14 @@ impl Numbers {
     }
 
     /// Give a number back.
-    pub fn give(&mut self, number: u32) {
+    pub(super) fn give(&mut self, number: u32) {
         self.free.insert(number);
     }
 }
 
 /// Things on their way back, by the time at which they may be used again.
 #[derive(Debug)]
-pub struct Quarantine<T> {
+pub(super) struct Quarantine<T> {
     waiting: VecDeque<(Instant, T)>,
 }
 
@@ -67,19 +67,19 @@ impl<T> Default for Quarantine<T> {
 
 impl<T> Quarantine<T> {
     /// Let a thing wait from `now` on.
-    pub fn add(&mut self, now: Instant, thing: T) {
+    pub(super) fn add(&mut self, now: Instant, thing: T) {
         self.waiting.push_back((now + QUARANTINE, thing));
     }
 
     /// The next thing that has waited long enough.
-    pub fn pop(&mut self, now: Instant) -> Option<T> {
+    pub(super) fn pop(&mut self, now: Instant) -> Option<T> {
         let (due, _) = self.waiting.front()?;
         (*due <= now).then(|| self.waiting.pop_front()).flatten().map(|(_, thing)| thing)
     }
 
     /// When the next thing will have waited long enough.
     #[must_use]
-    pub fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self) -> Option<Instant> {
         self.waiting.front().map(|(due, _)| *due)
     }
 }
