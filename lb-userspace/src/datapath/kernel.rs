@@ -97,7 +97,7 @@ impl KernelMaps {
 }
 
 fn mapped<const WORDS: usize>(map: Map, name: &str) -> Result<Mapped<WORDS>> {
-    match &map {
+    match map {
         Map::Array(data) => Mapped::new(data).with_context(|| format!("map {name}")),
         other => anyhow::bail!("map {name} is no array: {other:?}"),
     }

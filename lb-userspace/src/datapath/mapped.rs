@@ -12,6 +12,8 @@ use memmap2::{MmapOptions, MmapRaw};
 pub(super) struct Mapped<const WORDS: usize> {
     memory: MmapRaw,
     entries: u32,
+    /// Programs that are loaded later name the map by this descriptor.
+    _map: MapData,
 }
 
 impl<const WORDS: usize> Mapped<WORDS> {
@@ -19,7 +21,7 @@ impl<const WORDS: usize> Mapped<WORDS> {
     ///
     /// # Errors
     /// It has values of another size, or the kernel does not map it.
-    pub(super) fn new(map: &MapData) -> Result<Self> {
+    pub(super) fn new(map: MapData) -> Result<Self> {
         let info = map.info().context("reading a map's sizes")?;
         ensure!(info.value_size() as usize == WORDS * 8, "its values have {} bytes", info.value_size());
         let entries = info.max_entries();
@@ -29,7 +31,7 @@ impl<const WORDS: usize> Mapped<WORDS> {
             .len(length)
             .map_raw(map.fd().as_fd().as_raw_fd())
             .context("mapping a BPF array into memory")?;
-        Ok(Self { memory, entries })
+        Ok(Self { memory, entries, _map: map })
     }
 
     /// Number of entries.
