@@ -6,6 +6,8 @@
 //! - [`neighbours`]: next hops from the kernel's routes and neighbours.
 //! - [`plan`]: the changes between what is there and what is wanted, in a safe order.
 //! - [`datapath`]: BPF maps and programs.
+//! - [`status`]: what the agent says of itself.
+//! - [`simulate`]: the real programs on the packets of a capture.
 
 pub mod cli;
 pub mod config;
@@ -14,3 +16,4 @@ pub mod model;
 pub mod neighbours;
 pub mod plan;
 pub mod simulate;
+pub mod status;
