@@ -27,7 +27,8 @@ pub(crate) fn run() -> Result<()> {
     process::run(bpf("doc")?.arg("--no-deps").env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-/// A cargo command for the programs and for lb-common as they use it: `no_std`, with a `core` of its own.
+/// A cargo command for the programs and for lb-common as they use it: `no_std`, with a `core` of its own. Apart from
+/// the host's target folder: `RUSTC_BOOTSTRAP` makes build scripts decide otherwise, and all behind them stale.
 fn bpf(subcommand: &str) -> Result<Command> {
     let target_dir: PathBuf = workspace::target_dir()?.join("bpf-lint");
     let mut cargo = workspace::cargo();
