@@ -3,7 +3,6 @@
 //! All in the release profile: what clippy compiles for it (procedural macros, build scripts, the programs) is what
 //! the tests need next.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
@@ -27,9 +26,10 @@ pub(crate) fn run() -> Result<()> {
     process::run(bpf("doc")?.arg("--no-deps").env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-/// A cargo command for the programs and for lb-common as they use it: `no_std`, with a `core` of its own.
+/// A cargo command for the programs and for lb-common as they use it: `no_std`, with a `core` of its own. Apart from
+/// the host's target folder: `RUSTC_BOOTSTRAP` makes build scripts decide otherwise, and all behind them stale.
 fn bpf(subcommand: &str) -> Result<Command> {
-    let target_dir: PathBuf = workspace::target_dir()?.join("bpf-lint");
+    let target_dir = workspace::target_dir()?.join("bpf");
     let mut cargo = workspace::cargo();
     cargo.args([subcommand, "--release", "--package", "lb-ebpf", "--package", "lb-common"]);
     cargo.args(["--target", BPF_TARGET, "-Z", "build-std=core", "--target-dir"]).arg(target_dir);
