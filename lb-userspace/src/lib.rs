@@ -9,6 +9,7 @@
 //! - [`status`]: what the agent says of itself.
 //! - [`simulate`]: the real programs on the packets of a capture.
 
+pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod datapath;
@@ -16,4 +17,5 @@ pub mod model;
 pub mod neighbours;
 pub mod plan;
 pub mod simulate;
+pub mod source;
 pub mod status;

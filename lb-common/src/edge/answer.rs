@@ -15,12 +15,14 @@ pub fn echo<P: Packet>(packet: &mut P, l3: u32, l4: u32, family: Family) -> Reas
     let Some(macs) = packet.load::<12>(0) else { return Reason::MalformedIcmp };
     let Some([message_type, code, c0, c1]) = packet.load::<4>(l4) else { return Reason::MalformedIcmp };
     let reply = icmp::echo_reply(family);
-    let [c0, c1] = replace(
-        u16::from_ne_bytes([c0, c1]),
-        u16::from_ne_bytes([message_type, code]),
-        u16::from_ne_bytes([reply, code]),
-    )
-    .to_ne_bytes();
+    let before = u16::from_ne_bytes([message_type, code]);
+    let after = u16::from_ne_bytes([reply, code]);
+    // A message of nothing but zeros sums to zero, which an incremental update takes for minus zero (RFC 1624 §3).
+    let check = match replace(u16::from_ne_bytes([c0, c1]), before, after) {
+        0 => 0xffff,
+        check => check,
+    };
+    let [c0, c1] = check.to_ne_bytes();
     let written = match family {
         Family::V4 => echo_v4(packet, l3),
         Family::V6 => echo_v6(packet, l3),

@@ -83,6 +83,8 @@ pub struct Backend {
     pub rank: u32,
     /// How much it may own; 0 while it drains.
     pub share: u32,
+    /// Whether it drains: no new flows, unless all of its service do.
+    pub draining: bool,
     /// Whether it runs our node program.
     pub agent: bool,
 }

@@ -1,0 +1,306 @@
+//! The agent: one loop that takes what the source says and what the kernel says, and brings the datapath there.
+//!
+//! [`routes`] turns what the kernel knows into the plan's terms, [`interfaces`] keeps programs on interfaces, [`report`]
+//! answers questions. Everything runs in one task; nothing is shared.
+
+mod interfaces;
+mod report;
+mod routes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use lb_common::maps::ServiceKey;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::config::{self, Config};
+use crate::datapath::Datapath;
+use crate::model::{self, Desired};
+use crate::neighbours::{Neighbours, Snapshot};
+use crate::plan::{self, HostRoles, Step};
+use crate::server::Server;
+use crate::source::file::Watch;
+use crate::status::{Status, socket_path};
+
+use interfaces::Interfaces;
+use routes::Routes;
+
+/// How an agent is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Whether the programs log every packet.
+    pub debug_packets: bool,
+}
+
+/// How long to wait for the first word of the kernel on every backend, before going on without.
+const FIRST_ROUTES: Duration = Duration::from_secs(3);
+/// How often what failed is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Run an agent until it is told to stop. What it pinned goes on.
+///
+/// # Errors
+/// It cannot start: the configuration is wrong, there is no right to use BPF, or another agent has these pins.
+pub async fn run(options: Options) -> Result<()> {
+    let config = config::load(&options.config)?;
+    if !config.has_role() {
+        bail!("{}: neither edge nor node is there: an agent would have nothing to do", options.config.display());
+    }
+    let server = Server::bind(config.metrics_listen, &socket_path(&config.pin_path)).await?;
+    let datapath = Datapath::open(&config.maps, &config.pin_path, options.debug_packets)?;
+    let (queries, asked) = mpsc::channel(16);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = server.serve(queries, async {
+        let _ = stopped.await;
+    });
+    let mut agent = Agent::new(options.config, config, datapath)?;
+    let result = agent.run(asked).await;
+    drop(stop);
+    let _ = serving.await;
+    result
+}
+
+struct Agent {
+    file: PathBuf,
+    /// The configuration in force.
+    config: Config,
+    /// The bytes that were read last, good or bad.
+    read: Vec<u8>,
+    desired: Desired,
+    datapath: Datapath,
+    interfaces: Interfaces,
+    routes: Routes,
+    destinations: watch::Sender<BTreeSet<IpAddr>>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    started: SystemTime,
+    generation: u64,
+    applied: Option<SystemTime>,
+    config_errors: u64,
+    config_error: Option<String>,
+    /// What could not be applied, by service; tried again.
+    failed: BTreeMap<ServiceKey, String>,
+    /// What else could not be applied.
+    problems: Vec<String>,
+    retired: report::Retired,
+}
+
+impl Agent {
+    fn new(file: PathBuf, config: Config, datapath: Datapath) -> Result<Self> {
+        let desired = model::from_file::desired(&config);
+        let (destinations, wanted) = watch::channel(desired.backend_addresses());
+        let (snapshots, _task) = Neighbours::spawn(wanted)?;
+        let read = std::fs::read(&file).unwrap_or_default();
+        Ok(Self {
+            interfaces: Interfaces::new(&config),
+            file,
+            config,
+            read,
+            desired,
+            datapath,
+            routes: Routes::default(),
+            destinations,
+            snapshots,
+            started: SystemTime::now(),
+            generation: 0,
+            applied: None,
+            config_errors: 0,
+            config_error: None,
+            failed: BTreeMap::new(),
+            problems: Vec::new(),
+            retired: report::Retired::default(),
+        })
+    }
+
+    async fn run(&mut self, mut asked: mpsc::Receiver<oneshot::Sender<Status>>) -> Result<()> {
+        let mut hangup = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
+        let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
+        let mut watch = Watch::new(&self.file)?;
+        self.first_routes().await;
+        self.generation = 1;
+        self.converge();
+        loop {
+            let wake = self.wake();
+            tokio::select! {
+                () = watch.changed() => self.reload(false),
+                _ = hangup.recv() => self.reload(true),
+                changed = self.snapshots.changed() => {
+                    changed.context("watching the kernel's routes ended")?;
+                    self.converge();
+                }
+                Some(question) = asked.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = question.send(self.report());
+                }
+                () = sleep_until(wake) => self.converge(),
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        tracing::info!(pins = %self.config.pin_path.display(), "stopping; the datapath goes on as it is");
+        Ok(())
+    }
+
+    /// Wait until the kernel has said how every backend is reached, so that an adopted datapath loses no next hop.
+    async fn first_routes(&mut self) {
+        let wanted = self.desired.backend_addresses();
+        let known = self.snapshots.wait_for(|snapshot| {
+            !snapshot.links.is_empty() && wanted.iter().all(|address| snapshot.paths.contains_key(address))
+        });
+        if tokio::time::timeout(FIRST_ROUTES, known).await.is_err() {
+            tracing::warn!("the kernel has not said yet how every backend is reached; going on without");
+        }
+    }
+
+    /// When to look again without an event.
+    fn wake(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let retry = !self.failed.is_empty() || !self.problems.is_empty() || self.interfaces.has_problem();
+        let retry = retry.then(|| now + RETRY);
+        [self.datapath.tables.due(), retry].into_iter().flatten().min().map(|due| due.max(now + Duration::from_millis(10)))
+    }
+
+    /// Read the file again; `always` applies even what has not changed.
+    fn reload(&mut self, always: bool) {
+        let read = match std::fs::read(&self.file) {
+            Ok(read) => read,
+            Err(error) => {
+                self.refuse(format!("{}: cannot be read: {error}", self.file.display()));
+                return;
+            }
+        };
+        if read == self.read && !always {
+            // A file that was away and is back as it was is no error any more.
+            if self.config_error.as_deref().is_some_and(|error| error.contains("cannot be read")) {
+                self.config_error = None;
+            }
+            return;
+        }
+        self.read = read;
+        match config::load(&self.file) {
+            Ok(config) => self.accept(config),
+            Err(error) => self.refuse(error.to_string()),
+        }
+    }
+
+    fn refuse(&mut self, error: String) {
+        if self.config_error.as_ref() == Some(&error) {
+            return;
+        }
+        self.config_errors += 1;
+        tracing::error!(generation = self.generation, "the last good configuration stays in force: {error}");
+        self.config_error = Some(error);
+    }
+
+    fn accept(&mut self, config: Config) {
+        for advice in config.advice() {
+            tracing::warn!("{advice}");
+        }
+        if let Some(error) = needs_restart(&self.config, &config) {
+            self.refuse(format!("{}: {error}", self.file.display()));
+            return;
+        }
+        self.config_error = None;
+        self.generation += 1;
+        self.desired = model::from_file::desired(&config);
+        self.interfaces.reconfigure(&config);
+        self.config = config;
+        self.destinations.send_if_modified(|there| {
+            let wanted = self.desired.backend_addresses();
+            let modified = *there != wanted;
+            *there = wanted;
+            modified
+        });
+        self.converge();
+        tracing::info!(generation = self.generation, services = self.desired.services.len(), "configuration applied");
+    }
+
+    fn roles(&self) -> HostRoles {
+        HostRoles { edge: self.config.edge.is_some(), node: self.config.node.is_some() }
+    }
+
+    /// Bring the datapath to what is wanted, as far as it goes now.
+    fn converge(&mut self) {
+        let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
+        let now = Instant::now();
+        self.datapath.tables.release(now);
+        let actual = self.datapath.tables.actual();
+        let routes = self.routes.resolve(&self.desired, &snapshot, &actual);
+        let wanted = plan::wanted(&self.desired, self.roles(), &routes, &routes::own_addresses(&snapshot));
+        self.failed.clear();
+        self.problems.clear();
+        for step in plan::steps(&actual, &wanted) {
+            self.carry_out(&step, now);
+        }
+        self.interfaces.attach(&mut self.datapath, &snapshot);
+        if self.applied.is_none() || self.config_error.is_none() {
+            self.applied.get_or_insert_with(SystemTime::now);
+        }
+    }
+
+    fn carry_out(&mut self, step: &Step, now: Instant) {
+        self.retired.before(step, &self.datapath);
+        match self.datapath.tables.apply(step, now) {
+            Ok(()) => tracing::debug!(?step, "applied"),
+            Err(error) => {
+                let error = format!("{error:#}");
+                match step {
+                    Step::PutService(key, _) | Step::RemoveService(key) => {
+                        let label = self.desired.services.get(key).map(|service| service.label(key));
+                        tracing::error!(service = label, "not applied: {error}");
+                        self.failed.insert(*key, error);
+                    }
+                    _ => {
+                        tracing::error!("not applied: {error}");
+                        self.problems.push(error);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What cannot be changed under a running agent.
+fn needs_restart(before: &Config, after: &Config) -> Option<String> {
+    let changed = |field: &str| Some(format!("{field} cannot change while the agent runs: restart it"));
+    if before.pin_path != after.pin_path {
+        return changed("pinPath");
+    }
+    if before.metrics_listen != after.metrics_listen {
+        return changed("metrics.listen");
+    }
+    if before.maps != after.maps {
+        return Some("maps cannot change while the agent runs: `beeline detach`, then start it again".to_owned());
+    }
+    (!after.has_role()).then(|| "neither edge nor node is there any more".to_owned())
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Remove everything that an agent pinned: programs leave their interfaces, maps are freed, neighbours are released.
+///
+/// # Errors
+/// Something cannot be removed.
+pub async fn detach(pin_path: &Path) -> Result<String> {
+    let removed = crate::datapath::pins::Pins::new(pin_path).remove()?;
+    let neighbours = if removed.links > 0 { crate::neighbours::release().await? } else { 0 };
+    let path = pin_path.display();
+    Ok(match (removed.links, removed.maps) {
+        (0, 0) => format!("nothing is pinned under {path}"),
+        (links, maps) => {
+            format!("{path}: {links} programs left their interfaces, {maps} maps and {neighbours} neighbours released")
+        }
+    })
+}
