@@ -1,1 +1,62 @@
-//! placeholder
+//! The packet fixtures of `fixtures/*.yaml`: whole, of known reasons, and each reason with a packet that has it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use beeline_tests::packet::fixture::{FixtureFile, Role, Step, Verdict};
+use lb_common::verdict::{Action, Reason};
+
+/// Reasons that no packet alone can have: they need a host whose device, next hop or maps are not as they should be.
+const HOST_REASONS: [Reason; 4] =
+    [Reason::NoHeadroom, Reason::NoDevice, Reason::BackendUnreachable, Reason::InconsistentMaps];
+
+fn files() -> Vec<FixtureFile> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    FixtureFile::read_all(&folder).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// Every step with a name that says where it stands.
+fn steps(files: &[FixtureFile]) -> impl Iterator<Item = (String, &Step)> {
+    files.iter().flat_map(|file| {
+        let stem = file.path.file_stem().unwrap_or_default().display().to_string();
+        file.fixtures.iter().flat_map(move |fixture| {
+            let stem = stem.clone();
+            fixture
+                .steps
+                .iter()
+                .enumerate()
+                .map(move |(index, step)| (format!("{stem}: {}: step {index}", fixture.name), step))
+        })
+    })
+}
+
+#[test]
+fn both_programs_have_enough() {
+    let files = files();
+    let count =
+        |role: Role| files.iter().filter(|file| file.role == role).map(|file| file.fixtures.len()).sum::<usize>();
+    assert!(count(Role::Edge) >= 80 && count(Role::Node) >= 40 && count(Role::EdgeAndNode) >= 1);
+}
+
+#[test]
+fn verdicts_are_those_of_their_reasons() {
+    for (name, step) in steps(&files()) {
+        let reason = Reason::ALL.iter().find(|reason| reason.name() == step.reason);
+        let reason = reason.unwrap_or_else(|| panic!("{name}: there is no reason {:?}", step.reason));
+        let verdict = match reason.action() {
+            Action::Pass => Verdict::Pass,
+            Action::Send | Action::Answer => Verdict::Tx,
+            Action::Drop => Verdict::Drop,
+        };
+        assert_eq!(step.verdict, verdict, "{name}: {}", step.reason);
+    }
+}
+
+#[test]
+fn every_reason_has_a_fixture() {
+    let files = files();
+    let shown: BTreeSet<&str> = steps(&files).map(|(_, step)| step.reason.as_str()).collect();
+    let wanted = Reason::ALL.iter().filter(|reason| !HOST_REASONS.contains(reason));
+    let missing: Vec<_> = wanted.map(|reason| reason.name()).filter(|name| !shown.contains(name)).collect();
+    assert!(missing.is_empty(), "no fixture for {missing:?}");
+}

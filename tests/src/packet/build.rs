@@ -138,7 +138,8 @@ fn link_len(layer: &Layer) -> usize {
 
 /// Puts the implied link layer before a packet and gives its length. A packet that has its `own_tags` gets no others.
 fn prepend_link(tail: &mut Tail, link: &Link<'_>, own_tags: bool) -> Result<usize, Error> {
-    let addresses = link.addresses().context("the received frame has no Ethernet header: write the layer `ethernet`")?;
+    let addresses =
+        link.addresses().context("the received frame has no Ethernet header: write the layer `ethernet`")?;
     let ethertype = tail.ethertype("ethernet")?;
     let tags = match link.received() {
         Some(received) if !own_tags => received.link().get(12..received.network - 2).unwrap_or_default(),
@@ -208,12 +209,7 @@ pub(super) fn build_all(layers: &[Layer], received: Option<&[u8]>) -> Result<Tai
     Ok(tail)
 }
 
-fn prepend_layer(
-    tail: &mut Tail,
-    layer: &Layer,
-    enclosing: &[Layer],
-    received: Option<&[u8]>,
-) -> Result<(), Error> {
+fn prepend_layer(tail: &mut Tail, layer: &Layer, enclosing: &[Layer], received: Option<&[u8]>) -> Result<(), Error> {
     match layer {
         Layer::Ethernet(header) => ethernet(tail, header),
         Layer::Vlan(header) => vlan(tail, header),

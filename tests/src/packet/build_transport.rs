@@ -81,9 +81,10 @@ fn icmp_message(tail: &mut Tail, header: &Icmp, mtu_bits: u32, received: Option<
         let quote = quote.get(..length).with_context(|| format!("quoteBytes: {length}: there are {}", quote.len()))?;
         tail.prepend(quote);
     }
-    let echo = header.id.or(header.seq).map(|_| {
-        u32::from(header.id.unwrap_or_default()) << 16 | u32::from(header.seq.unwrap_or_default())
-    });
+    let echo = header
+        .id
+        .or(header.seq)
+        .map(|_| u32::from(header.id.unwrap_or_default()) << 16 | u32::from(header.seq.unwrap_or_default()));
     ensure!(
         [echo.is_some(), header.mtu.is_some(), header.rest.is_some()].into_iter().filter(|set| *set).count() < 2,
         "icmp: the second word is id and seq, or mtu, or rest"

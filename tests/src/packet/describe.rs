@@ -229,7 +229,9 @@ impl Description {
             match (whole, be16(bytes, sum_at)) {
                 (false, sum) => format!("{sum:#06x}"),
                 (true, 0) if protocol == 17 => "none".into(),
-                (true, sum) if checksum(&[addresses, &length, &[0, 0, 0, protocol], bytes]) == 0 => format!("{sum:#06x} ok"),
+                (true, sum) if checksum(&[addresses, &length, &[0, 0, 0, protocol], bytes]) == 0 => {
+                    format!("{sum:#06x} ok")
+                }
                 (true, sum) => format!("{sum:#06x} WRONG"),
             }
         };
@@ -254,7 +256,13 @@ impl Description {
                 self.rest("payload", &bytes[8..]);
             }
             1 if bytes.len() >= 8 => {
-                let verdict = if !whole { "" } else if checksum(&[bytes]) == 0 { " ok" } else { " WRONG" };
+                let verdict = if !whole {
+                    ""
+                } else if checksum(&[bytes]) == 0 {
+                    " ok"
+                } else {
+                    " WRONG"
+                };
                 let sum = format!("{:#06x}{verdict}", be16(bytes, 2));
                 self.icmp("icmp", bytes, &sum, matches!(bytes[0], 3 | 4 | 5 | 11 | 12));
             }

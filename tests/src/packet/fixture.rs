@@ -302,7 +302,9 @@ mod tests {
         let error = |packets: &str| format!("{:#}", parse(packets).unwrap_err());
         let pass = "- {name: a, description: d, in: [arp: {}], verdict: pass, reason: not_ours}\n";
         assert!(error(&format!("{pass}{pass}")).contains("packet a: the file has this name twice"));
-        assert!(error("- {name: a, description: d, in: [arp: {}], verdict: tx, reason: echo_reply}").contains("has one"));
+        assert!(
+            error("- {name: a, description: d, in: [arp: {}], verdict: tx, reason: echo_reply}").contains("has one")
+        );
         assert!(
             error("- {name: a, description: d, in: [arp: {}], verdict: drop, reason: martian_source, out: [arp: {}]}")
                 .contains("has none")

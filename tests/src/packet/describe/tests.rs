@@ -7,7 +7,9 @@ fn frame(text: &str) -> Frame {
 
 #[test]
 fn layers_are_shown_in_order() {
-    let text = describe(&frame("[vlan: {id: 10}, tunnel4: {}, ipv4: {ecn: ce}, tcp: {flags: SA}, payload: 3, pad: 120]").bytes);
+    let text = describe(
+        &frame("[vlan: {id: 10}, tunnel4: {}, ipv4: {ecn: ce}, tcp: {flags: SA}, payload: 3, pad: 120]").bytes,
+    );
     let starts: Vec<_> = text.lines().map(|line| line.trim_start().split(' ').next().unwrap()).collect();
     assert_eq!(starts, ["ethernet:", "vlan:", "ipv4:", "ipv4:", "tcp:", "payload:", "after"], "{text}");
     assert!(text.contains("203.0.113.7 > 198.51.100.10") && text.contains("ecn ce") && text.contains("flags SA"));
@@ -30,7 +32,9 @@ fn wrong_checksums_are_shown() {
 
 #[test]
 fn quotes_are_indented_below_their_message() {
-    let text = describe(&frame("[ipv4: {}, icmp: {type: 3, code: 4, mtu: 1400, quoteBytes: 28, quote: [ipv4: {}, tcp: {}]}]").bytes);
+    let text = describe(
+        &frame("[ipv4: {}, icmp: {type: 3, code: 4, mtu: 1400, quoteBytes: 28, quote: [ipv4: {}, tcp: {}]}]").bytes,
+    );
     assert!(text.contains("\n  quotes 28 bytes:\n    ipv4: "), "{text}");
     assert!(!text.contains("WRONG"), "{text}");
 }
