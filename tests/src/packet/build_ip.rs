@@ -73,7 +73,7 @@ pub(super) fn ipv4(tail: &mut Tail, header: &Ipv4, defaults: IpDefaults) -> Resu
     let mut bytes = vec![version << 4 | ihl, header.dscp << 2 | header.ecn as u8];
     bytes.extend(total.to_be_bytes());
     bytes.extend(header.id.unwrap_or(id).to_be_bytes());
-    bytes.extend((flags | header.offset / 8).to_be_bytes());
+    bytes.extend((flags | (header.offset / 8)).to_be_bytes());
     bytes.extend([header.ttl.unwrap_or(ttl), header.protocol.map_or_else(|| tail.protocol("ipv4"), Ok)?]);
     bytes.extend([0, 0]);
     bytes.extend(octets(src));

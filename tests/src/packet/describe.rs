@@ -178,7 +178,8 @@ impl Description {
         let class = (first >> 20) as u8;
         let length = usize::from(be16(bytes, 4));
         self.line(&format!(
-            "ipv6: {} > {} version {} dscp {} ecn {} flowLabel {:#07x} payloadLength {length} nextHeader {} hopLimit {}",
+            "ipv6: {} > {} version {} dscp {} ecn {} flowLabel {:#07x} payloadLength {length} nextHeader {} \
+             hopLimit {}",
             address(8),
             address(24),
             first >> 28,
