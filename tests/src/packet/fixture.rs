@@ -32,6 +32,7 @@ use anyhow::{Context, Error, ensure};
 use serde::Deserialize;
 
 use super::build::{Frame, Link, build};
+use super::describe;
 use super::layer::{Layer, Mac};
 
 /// Which programs run.
@@ -137,6 +138,47 @@ pub struct Step {
     pub expected: Frame,
 }
 
+/// What a program did with a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What became of it, in the words of `beeline simulate`.
+    pub verdict: String,
+    /// Why, by the reason's name.
+    pub reason: String,
+    /// The service that was chosen, if any.
+    pub service: Option<String>,
+    /// The backend that was chosen, if any.
+    pub backend: Option<IpAddr>,
+    /// The frame that came out; as it came in for a drop.
+    pub bytes: Vec<u8>,
+}
+
+impl Step {
+    /// What is not as expected, for people; nothing if all is.
+    #[must_use]
+    pub fn difference(&self, outcome: &Outcome) -> Option<String> {
+        let Outcome { verdict, reason, service, backend, bytes } = outcome;
+        let backend = backend.map(|address| address.to_string());
+        let mut text = String::new();
+        let mut compare = |what: &str, wanted: &str, got: &str| {
+            if wanted != got {
+                text.push_str(&format!("{what}: wanted {wanted}, got {got}\n"));
+            }
+        };
+        compare("verdict", self.verdict.name(), verdict);
+        compare("reason", &self.reason, reason);
+        for (what, wanted, got) in [("service", &self.service, service), ("backend", &self.backend, &backend)] {
+            if let Some(wanted) = wanted {
+                compare(what, wanted, got.as_deref().unwrap_or(NONE));
+            }
+        }
+        if let Some(difference) = describe::difference(&self.expected, bytes) {
+            text.push_str(&difference);
+        }
+        (!text.is_empty()).then(|| format!("came in:\n{}{text}", describe::describe(&self.received.bytes)))
+    }
+}
+
 impl FixtureFile {
     /// Reads a file.
     ///
@@ -238,6 +280,8 @@ impl RawFixture {
     }
 }
 
+/// What a fixture says where no service or backend may be chosen.
+const NONE: &str = "none";
 /// What is sent on to a backend; it names the service and the backend.
 const SENT_ON: [&str; 3] = ["forwarded", "fragment_forwarded", "icmp_error_forwarded"];
 /// What passes changed.
@@ -295,6 +339,44 @@ mod tests {
         assert_eq!(sent.expected.bytes[..14], [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0]);
         assert_eq!(sent.expected.bytes[34..], sent.received.bytes[14..]);
         assert_eq!(file.fixtures[0].steps[0].expected, file.fixtures[0].steps[0].received);
+    }
+
+    #[test]
+    fn an_outcome_is_compared_in_all_that_the_fixture_says() {
+        let file = parse(
+            "- {name: a, description: d, in: [ipv4: {}, tcp: {}], verdict: drop, reason: no_backend, service: s/p, \
+                backend: none}\n\
+             - {name: b, description: d, in: [ipv4: {}, tcp: {}], verdict: tx, reason: forwarded, service: s/p, \
+                backend: 10.0.0.11, out: [tunnel4: {}, received: {}]}\n",
+        )
+        .unwrap();
+        let outcome = |step: &Step, backend: Option<&str>| Outcome {
+            verdict: step.verdict.name().into(),
+            reason: step.reason.clone(),
+            service: step.service.clone(),
+            backend: backend.map(|address| address.parse().unwrap()),
+            bytes: step.expected.bytes.clone(),
+        };
+        let dropped = &file.fixtures[0].steps[0];
+        assert_eq!(dropped.difference(&outcome(dropped, None)), None);
+        assert!(
+            dropped.difference(&outcome(dropped, Some("10.0.0.11"))).unwrap().contains("wanted none, got 10.0.0.11")
+        );
+
+        let sent = &file.fixtures[1].steps[0];
+        let good = outcome(sent, Some("10.0.0.11"));
+        assert_eq!(sent.difference(&good), None);
+        let texts = [
+            ("verdict: wanted tx, got redirect", Outcome { verdict: "redirect".into(), ..good.clone() }),
+            ("reason: wanted forwarded, got echo_reply", Outcome { reason: "echo_reply".into(), ..good.clone() }),
+            ("service: wanted s/p, got none", Outcome { service: None, ..good.clone() }),
+            ("backend: wanted 10.0.0.11, got none", Outcome { backend: None, ..good.clone() }),
+            ("bytes differ", Outcome { bytes: sent.received.bytes.clone(), ..good }),
+        ];
+        for (text, outcome) in texts {
+            let difference = sent.difference(&outcome).unwrap();
+            assert!(difference.contains(text) && difference.starts_with("came in:"), "{difference}");
+        }
     }
 
     #[test]
