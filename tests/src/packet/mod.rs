@@ -25,6 +25,7 @@
 //! - [`build`]: layers → bytes.
 //! - [`describe`](mod@describe): bytes → text for people, and what differs between two frames.
 //! - [`fixture`]: files of packets with what is expected of them.
+//! - [`mutate`](mod@mutate): packets that nobody wrote.
 
 pub mod build;
 mod build_ip;
@@ -32,4 +33,5 @@ mod build_transport;
 pub mod describe;
 pub mod fixture;
 pub mod layer;
+pub mod mutate;
 mod text;
