@@ -1,10 +1,13 @@
 //! The packet fixtures of `fixtures/*.yaml`: whole, of known reasons, and each reason with a packet that has it.
 
+mod runner;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use beeline_tests::packet::fixture::{FixtureFile, Role, Step, Verdict};
 use lb_common::verdict::{Action, Reason};
+use runner::host::Host;
 
 /// Reasons that no packet alone can have: they need a host whose device, next hop or maps are not as they should be.
 const HOST_REASONS: [Reason; 4] =
@@ -28,6 +31,20 @@ fn steps(files: &[FixtureFile]) -> impl Iterator<Item = (String, &Step)> {
                 .map(move |(index, step)| (format!("{stem}: {}: step {index}", fixture.name), step))
         })
     })
+}
+
+#[test]
+fn the_decisions_on_the_host_do_as_the_fixtures_say() {
+    let mut faults = Vec::new();
+    for file in files() {
+        let mut host = Host::new(&file).unwrap_or_else(|error| panic!("{}: {error:#}", file.path.display()));
+        for (name, step) in steps(std::slice::from_ref(&file)) {
+            if let Some(difference) = step.difference(&host.run(&step.received.bytes)) {
+                faults.push(format!("{name}\n{difference}"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{} packets fared otherwise:\n\n{}", faults.len(), faults.join("\n"));
 }
 
 #[test]
