@@ -1,13 +1,16 @@
-//! The packet fixtures of `fixtures/*.yaml`: whole, of known reasons, and each reason with a packet that has it.
+//! The packet fixtures of `fixtures/*.yaml`, each through the decisions on the host and through the programs in the
+//! kernel (needs the right to use BPF); and packets made from them at random, on which the two must agree.
 
 mod runner;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use beeline_tests::packet::describe::describe;
 use beeline_tests::packet::fixture::{FixtureFile, Role, Step, Verdict};
+use beeline_tests::packet::mutate::{Numbers, mutate};
 use lb_common::verdict::{Action, Reason};
-use runner::host::Host;
+use runner::{Host, Kernel, Machine};
 
 /// Reasons that no packet alone can have: they need a host whose device, next hop or maps are not as they should be.
 const HOST_REASONS: [Reason; 4] =
@@ -33,18 +36,58 @@ fn steps(files: &[FixtureFile]) -> impl Iterator<Item = (String, &Step)> {
     })
 }
 
-#[test]
-fn the_decisions_on_the_host_do_as_the_fixtures_say() {
+fn run_through<M: Machine>() {
     let mut faults = Vec::new();
     for file in files() {
-        let mut host = Host::new(&file).unwrap_or_else(|error| panic!("{}: {error:#}", file.path.display()));
+        let mut machine = M::new(&file).unwrap_or_else(|error| panic!("{}: {error:#}", file.path.display()));
         for (name, step) in steps(std::slice::from_ref(&file)) {
-            if let Some(difference) = step.difference(&host.run(&step.received.bytes)) {
-                faults.push(format!("{name}\n{difference}"));
-            }
+            let outcome = machine.run(&step.received.bytes);
+            let difference = match outcome {
+                Ok(outcome) => step.difference(&outcome),
+                Err(error) => Some(format!("{error:#}\n")),
+            };
+            faults.extend(difference.map(|difference| format!("{name}\n{difference}")));
         }
     }
     assert!(faults.is_empty(), "{} packets fared otherwise:\n\n{}", faults.len(), faults.join("\n"));
+}
+
+#[test]
+fn the_decisions_on_the_host_do_as_the_fixtures_say() {
+    run_through::<Host>();
+}
+
+#[test]
+fn the_programs_in_the_kernel_do_as_the_fixtures_say() {
+    run_through::<Kernel>();
+}
+
+/// Packets made of each fixture packet: some 18,000 in all, in seconds.
+const MUTATIONS: usize = 40;
+
+/// Nobody says what should become of these packets, but the host's decisions and the programs must agree.
+#[test]
+fn host_and_kernel_agree_on_packets_that_nobody_wrote() {
+    let mut numbers = Numbers::new(3);
+    let (mut faults, mut reasons) = (Vec::new(), BTreeSet::new());
+    for file in files() {
+        let (mut host, mut kernel) = (Host::new(&file).unwrap(), Kernel::new(&file).unwrap());
+        for (name, step) in steps(std::slice::from_ref(&file)) {
+            for _ in 0..MUTATIONS {
+                let frame = mutate(&step.received.bytes, &mut numbers);
+                match (host.run(&frame).unwrap(), kernel.run(&frame)) {
+                    (host, Ok(kernel)) if host == kernel => {
+                        reasons.insert(host.reason);
+                    }
+                    (host, kernel) => {
+                        faults.push(format!("from {name}\n{}host {host:?}\nkernel {kernel:?}\n", describe(&frame)))
+                    }
+                }
+            }
+        }
+    }
+    assert!(reasons.len() >= 25, "the packets show too little: {reasons:?}");
+    assert!(faults.is_empty(), "{} packets divide them:\n\n{}", faults.len(), faults.join("\n"));
 }
 
 #[test]

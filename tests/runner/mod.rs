@@ -1,27 +1,42 @@
-//! Machines that a fixture file's packets run through: the decisions on the host, and the programs in the kernel.
+//! Machines that a fixture file's packets run through: the decisions on the host, and the programs in the kernel. Both
+//! have their maps from the agent's own reader, model and plan.
 
-pub(crate) mod host;
+mod host;
+mod kernel;
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use anyhow::{Context, Error};
+use beeline_tests::packet::fixture::{FixtureFile, Outcome, Role};
+use lb_userspace::config::{self, Config};
+use lb_userspace::plan::HostRoles;
+use lb_userspace::simulate::Surroundings;
 
-use beeline_tests::packet::fixture::{FixtureFile, Role};
-use lb_common::stage::Roles;
+pub(crate) use host::Host;
+pub(crate) use kernel::Kernel;
 
-/// The roles of a file's packets.
-pub(crate) fn roles(file: &FixtureFile) -> Roles {
-    match file.role {
-        Role::Edge => Roles { edge: true, node: false },
-        Role::Node => Roles { edge: false, node: true },
-        Role::EdgeAndNode => Roles { edge: true, node: true },
-    }
+/// Something that packets run through, one after the other.
+pub(crate) trait Machine: Sized {
+    /// A machine with the maps of a fixture file.
+    fn new(file: &FixtureFile) -> Result<Self, Error>;
+    /// What becomes of a frame.
+    fn run(&mut self, frame: &[u8]) -> Result<Outcome, Error>;
 }
 
-/// The host's own addresses as a node.
-pub(crate) fn own_addresses(file: &FixtureFile, backends: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
-    match (file.role, file.node_addresses.is_empty()) {
-        (Role::Edge, _) => BTreeSet::new(),
-        (Role::Node | Role::EdgeAndNode, true) => backends,
-        (Role::Node | Role::EdgeAndNode, false) => file.node_addresses.iter().copied().collect(),
+fn config(file: &FixtureFile) -> Result<Config, Error> {
+    config::parse(&file.config, "config").context("config")
+}
+
+fn surroundings(file: &FixtureFile) -> Surroundings {
+    let roles = match file.role {
+        Role::Edge => HostRoles { edge: true, node: false },
+        Role::Node => HostRoles { edge: false, node: true },
+        Role::EdgeAndNode => HostRoles { edge: true, node: true },
+    };
+    let addresses = &file.node_addresses;
+    Surroundings {
+        source_mac: file.next_hop.source_mac.0,
+        next_hop_mac: file.next_hop.destination_mac.0,
+        mtu: file.next_hop.mtu,
+        node_addresses: (!addresses.is_empty()).then(|| addresses.iter().copied().collect()),
+        ..Surroundings::new(roles)
     }
 }
