@@ -62,7 +62,7 @@ fn the_programs_in_the_kernel_do_as_the_fixtures_say() {
     run_through::<Kernel>();
 }
 
-/// Packets made of each fixture packet: some 18,000 in all, in seconds.
+/// Packets made of each fixture packet: some 17,000 in all, in seconds.
 const MUTATIONS: usize = 40;
 
 /// Nobody says what should become of these packets, but the host's decisions and the programs must agree.
