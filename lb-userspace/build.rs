@@ -22,7 +22,8 @@ fn main() {
         "no bpf-linker {BPF_LINKER_VERSION} at {}: run `cargo xtask setup`, or set BEELINE_BPF_LINKER",
         linker.display()
     );
-    let target = out.join("bpf");
+    // Shared by all profiles and features, so that the programs are built once.
+    let target = out.ancestors().nth(4).expect("OUT_DIR lies in a target folder").join("bpf");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(root)

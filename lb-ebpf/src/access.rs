@@ -24,15 +24,21 @@ impl<const SPLIT: bool> Frame<SPLIT> {
 
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
-        // SAFETY: the kernel gives every XDP program a valid context for as long as it runs.
-        let (data, end) = unsafe { (&raw const (*self.ctx).data, &raw const (*self.ctx).data_end) };
-        if SPLIT {
-            // SAFETY: both point into the context, as above.
-            unsafe { (data.read_volatile() as usize, end.read_volatile() as usize) }
-        } else {
-            // SAFETY: as above.
-            unsafe { (*data as usize, *end as usize) }
+        let context = self.context();
+        if !SPLIT {
+            return (context.data as usize, context.data_end as usize);
         }
+        // SAFETY: a valid reference.
+        let data = unsafe { (&raw const context.data).read_volatile() };
+        // SAFETY: a valid reference.
+        let end = unsafe { (&raw const context.data_end).read_volatile() };
+        (data as usize, end as usize)
+    }
+
+    #[inline(always)]
+    const fn context(&self) -> &xdp_md {
+        // SAFETY: the kernel gives every XDP program a valid context for as long as it runs.
+        unsafe { &*self.ctx }
     }
 
     /// A pointer to `N` bytes of the frame's linear part.
@@ -103,8 +109,7 @@ impl<const SPLIT: bool> Packet for Frame<SPLIT> {
 
     #[inline(always)]
     fn interface(&self) -> u32 {
-        // SAFETY: as in `bounds`.
-        unsafe { (*self.ctx).ingress_ifindex }
+        self.context().ingress_ifindex
     }
 }
 

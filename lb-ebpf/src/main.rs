@@ -17,32 +17,32 @@ use lb_common::stage::Roles;
 
 /// For an interface that VIPs' packets come by.
 #[xdp(frags)]
-pub fn beeline_edge(ctx: XdpContext) -> u32 {
+fn beeline_edge(ctx: XdpContext) -> u32 {
     exit::run(&ctx, Roles { edge: true, node: false })
 }
 
 /// For an interface that tunnel packets come by.
 #[xdp(frags)]
-pub fn beeline_node(ctx: XdpContext) -> u32 {
+fn beeline_node(ctx: XdpContext) -> u32 {
     exit::run(&ctx, Roles { edge: false, node: true })
 }
 
 /// For an interface that both come by.
 #[xdp(frags)]
-pub fn beeline_edge_node(ctx: XdpContext) -> u32 {
+fn beeline_edge_node(ctx: XdpContext) -> u32 {
     exit::run(&ctx, Roles { edge: true, node: true })
 }
 
 /// The edge's longer way; the others call it by a tail call.
 #[xdp(frags)]
-pub fn beeline_slow(ctx: XdpContext) -> u32 {
+fn beeline_slow(ctx: XdpContext) -> u32 {
     exit::run_slow(&ctx)
 }
 
 /// Passes everything. XDP_TX out of one end of a veth pair arrives only if the other end has a program (kernel 6.18
 /// and before): test beds put this one there.
 #[xdp(frags)]
-pub fn beeline_pass(_ctx: XdpContext) -> u32 {
+fn beeline_pass(_ctx: XdpContext) -> u32 {
     aya_ebpf::bindings::xdp_action::XDP_PASS
 }
 

@@ -16,6 +16,7 @@ pub mod datapath;
 pub mod model;
 pub mod neighbours;
 pub mod plan;
+pub mod server;
 pub mod simulate;
 pub mod source;
 pub mod status;

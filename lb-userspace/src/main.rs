@@ -16,6 +16,16 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the agent; what it pins goes on without it.
+    Agent(cli::agent::AgentArguments),
+    /// Remove what an agent pinned: forwarding stops.
+    Detach(cli::agent::Which),
+    /// Put a program that passes everything on interfaces (test beds).
+    #[command(hide = true)]
+    PassProgram(cli::agent::PassArguments),
+    /// Print what the verifier says of each program (developers).
+    #[command(hide = true)]
+    Programs,
     /// Validate a configuration file; touches nothing.
     Check {
         /// The file.
@@ -28,6 +38,10 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Check { file } => return cli::check::run(&file),
+        Command::Agent(arguments) => cli::agent::run(arguments),
+        Command::Detach(which) => cli::agent::detach(&which),
+        Command::PassProgram(arguments) => cli::agent::pass_program(&arguments),
+        Command::Programs => cli::agent::programs(),
         Command::Simulate(arguments) => cli::simulate::run(&arguments),
     };
     match result {

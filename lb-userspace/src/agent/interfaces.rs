@@ -87,7 +87,9 @@ impl Interfaces {
         let others = links::others(&datapath.pins, &pins).unwrap_or_default();
         for pin in others {
             match unpin(&pin) {
-                Ok(()) => tracing::info!(pin = %pin.display(), "detached: no longer configured, or the interface is gone"),
+                Ok(()) => {
+                    tracing::info!(pin = %pin.display(), "detached: no longer configured, or the interface is gone")
+                }
                 Err(error) => tracing::error!("{error:#}"),
             }
         }

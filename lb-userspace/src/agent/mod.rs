@@ -164,7 +164,11 @@ impl Agent {
         let now = Instant::now();
         let retry = !self.failed.is_empty() || !self.problems.is_empty() || self.interfaces.has_problem();
         let retry = retry.then(|| now + RETRY);
-        [self.datapath.tables.due(), retry].into_iter().flatten().min().map(|due| due.max(now + Duration::from_millis(10)))
+        [self.datapath.tables.due(), retry]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|due| due.max(now + Duration::from_millis(10)))
     }
 
     /// Read the file again; `always` applies even what has not changed.

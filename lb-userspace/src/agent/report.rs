@@ -48,8 +48,7 @@ impl Retired {
 impl Agent {
     /// Everything, now.
     pub(super) fn report(&self) -> Status {
-        let services: Vec<_> =
-            self.desired.services.iter().map(|(key, service)| self.service(key, service)).collect();
+        let services: Vec<_> = self.desired.services.iter().map(|(key, service)| self.service(key, service)).collect();
         let interfaces = self.interfaces.status();
         let mut problems: Vec<String> = self.config_error.iter().cloned().collect();
         problems.extend(interfaces.iter().filter_map(|interface| interface.problem.clone()));

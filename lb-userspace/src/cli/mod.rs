@@ -1,4 +1,5 @@
 //! The commands of the `beeline` binary, one file each.
 
+pub mod agent;
 pub mod check;
 pub mod simulate;

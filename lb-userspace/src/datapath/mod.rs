@@ -84,9 +84,8 @@ fn check_pins(pins: &Pins, sizes: &MapSizes) -> Result<()> {
     let wanted = object::map_entries(sizes);
     for pin in pins.all_maps()? {
         let info = MapData::from_pin(&pin).and_then(|map| map.info());
-        let info = info.with_context(|| {
-            format!("{} is no map of ours: remove it, or choose another pinPath", pin.display())
-        })?;
+        let info =
+            info.with_context(|| format!("{} is no map of ours: remove it, or choose another pinPath", pin.display()))?;
         let name = pin.file_name().map(|name| name.to_string_lossy().to_uppercase()).unwrap_or_default();
         let want = wanted.iter().find(|(map, _)| *map == name);
         if let Some((_, entries)) = want

@@ -46,7 +46,12 @@ fn backends(configs: &[BackendConfig]) -> BTreeMap<IpAddr, Backend> {
     let any_ready = configs.iter().any(|backend| backend.state == BackendState::Ready);
     let backend = |config: &BackendConfig| {
         let owns = config.state == BackendState::Ready || !any_ready;
-        Backend { rank: config.weight, share: if owns { config.weight } else { 0 }, draining: config.state == BackendState::Draining, agent: config.agent }
+        Backend {
+            rank: config.weight,
+            share: if owns { config.weight } else { 0 },
+            draining: config.state == BackendState::Draining,
+            agent: config.agent,
+        }
     };
     configs.iter().map(|config| (config.address, backend(config))).collect()
 }
@@ -96,7 +101,10 @@ mod tests {
         }
         let web = desired.services.values().find(|service| service.port_name.is_some()).expect("web/http");
         assert_eq!((web.slots, web.source_affinity), (1024, true));
-        assert_eq!(web.backends[&"10.0.0.1".parse().unwrap()], Backend { rank: 100, share: 100, draining: false, agent: true });
+        assert_eq!(
+            web.backends[&"10.0.0.1".parse().unwrap()],
+            Backend { rank: 100, share: 100, draining: false, agent: true }
+        );
         assert!(desired.services.values().any(|service| service.backends.is_empty()));
     }
 
