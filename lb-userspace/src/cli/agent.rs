@@ -1,5 +1,6 @@
 //! `beeline agent`, `beeline detach`, and what test beds and developers need of the programs.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -41,7 +42,10 @@ enum LogFormat {
 pub fn run(arguments: AgentArguments) -> Result<()> {
     let level = if arguments.debug_packets { "info,lb_ebpf=debug" } else { "info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match arguments.log_format {
         LogFormat::Human => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),
