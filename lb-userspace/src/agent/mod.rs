@@ -53,6 +53,12 @@ pub async fn run(options: Options) -> Result<()> {
     if !config.has_role() {
         bail!("{}: neither edge nor node is there: an agent would have nothing to do", options.config.display());
     }
+    if let Some(role) = role_without_interface(&config) {
+        bail!("{}: {role}.interfaces: name at least one interface for an agent", options.config.display());
+    }
+    for advice in config.advice() {
+        tracing::warn!("{advice}");
+    }
     let server = Server::bind(config.metrics_listen, &socket_path(&config.pin_path)).await?;
     let datapath = Datapath::open(&config.maps, &config.pin_path, options.debug_packets)?;
     let (queries, asked) = mpsc::channel(16);
@@ -94,7 +100,7 @@ struct Agent {
 impl Agent {
     fn new(file: PathBuf, config: Config, datapath: Datapath) -> Result<Self> {
         let desired = model::from_file::desired(&config);
-        let (destinations, wanted) = watch::channel(desired.backend_addresses());
+        let (destinations, wanted) = watch::channel(destinations(&config, &desired));
         let (snapshots, _task) = Neighbours::spawn(wanted)?;
         let read = std::fs::read(&file).unwrap_or_default();
         Ok(Self {
@@ -124,8 +130,8 @@ impl Agent {
         let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
         let mut watch = Watch::new(&self.file)?;
         self.first_routes().await;
-        self.generation = 1;
         self.converge();
+        self.in_force();
         loop {
             let wake = self.wake();
             tokio::select! {
@@ -150,7 +156,7 @@ impl Agent {
 
     /// Wait until the kernel has said how every backend is reached, so that an adopted datapath loses no next hop.
     async fn first_routes(&mut self) {
-        let wanted = self.desired.backend_addresses();
+        let wanted = destinations(&self.config, &self.desired);
         let known = self.snapshots.wait_for(|snapshot| {
             !snapshot.links.is_empty() && wanted.iter().all(|address| snapshot.paths.contains_key(address))
         });
@@ -212,18 +218,25 @@ impl Agent {
             return;
         }
         self.config_error = None;
-        self.generation += 1;
         self.desired = model::from_file::desired(&config);
         self.interfaces.reconfigure(&config);
         self.config = config;
         self.destinations.send_if_modified(|there| {
-            let wanted = self.desired.backend_addresses();
+            let wanted = destinations(&self.config, &self.desired);
             let modified = *there != wanted;
             *there = wanted;
             modified
         });
         self.converge();
-        tracing::info!(generation = self.generation, services = self.desired.services.len(), "configuration applied");
+        self.in_force();
+    }
+
+    /// Note that a configuration has come into force.
+    fn in_force(&mut self) {
+        self.generation += 1;
+        self.applied = Some(SystemTime::now());
+        let (generation, services) = (self.generation, self.desired.services.len());
+        tracing::info!(generation, services, failed = self.failed.len(), "configuration applied");
     }
 
     fn roles(&self) -> HostRoles {
@@ -238,35 +251,34 @@ impl Agent {
         let actual = self.datapath.tables.actual();
         let routes = self.routes.resolve(&self.desired, &snapshot, &actual);
         let wanted = plan::wanted(&self.desired, self.roles(), &routes, &routes::own_addresses(&snapshot));
-        self.failed.clear();
-        self.problems.clear();
+        let failed = std::mem::take(&mut self.failed);
+        let problems = std::mem::take(&mut self.problems);
         for step in plan::steps(&actual, &wanted) {
             self.carry_out(&step, now);
         }
-        self.interfaces.attach(&mut self.datapath, &snapshot);
-        if self.applied.is_none() || self.config_error.is_none() {
-            self.applied.get_or_insert_with(SystemTime::now);
+        // What is tried again and again is said once.
+        for (key, error) in self.failed.iter().filter(|(key, error)| failed.get(key) != Some(error)) {
+            let label = self.desired.services.get(key).map(|service| service.label(key));
+            tracing::error!(service = label, "not applied: {error}");
         }
+        for error in self.problems.iter().filter(|error| !problems.contains(error)) {
+            tracing::error!("not applied: {error}");
+        }
+        self.interfaces.attach(&mut self.datapath, &snapshot);
     }
 
     fn carry_out(&mut self, step: &Step, now: Instant) {
         self.retired.before(step, &self.datapath);
-        match self.datapath.tables.apply(step, now) {
-            Ok(()) => tracing::debug!(?step, "applied"),
-            Err(error) => {
-                let error = format!("{error:#}");
-                match step {
-                    Step::PutService(key, _) | Step::RemoveService(key) => {
-                        let label = self.desired.services.get(key).map(|service| service.label(key));
-                        tracing::error!(service = label, "not applied: {error}");
-                        self.failed.insert(*key, error);
-                    }
-                    _ => {
-                        tracing::error!("not applied: {error}");
-                        self.problems.push(error);
-                    }
-                }
+        let Err(error) = self.datapath.tables.apply(step, now) else {
+            tracing::debug!(?step, "applied");
+            return;
+        };
+        let error = format!("{error:#}");
+        match step {
+            Step::PutService(key, _) | Step::RemoveService(key) => {
+                self.failed.insert(*key, error);
             }
+            _ => self.problems.push(error),
         }
     }
 }
@@ -283,7 +295,22 @@ fn needs_restart(before: &Config, after: &Config) -> Option<String> {
     if before.maps != after.maps {
         return Some("maps cannot change while the agent runs: `beeline detach`, then start it again".to_owned());
     }
+    if let Some(role) = role_without_interface(after) {
+        return Some(format!("{role}.interfaces: name at least one interface for an agent"));
+    }
     (!after.has_role()).then(|| "neither edge nor node is there any more".to_owned())
+}
+
+/// A role that no interface has: `simulate` needs none, an agent does.
+fn role_without_interface(config: &Config) -> Option<&'static str> {
+    let edge = config.edge.as_ref().is_some_and(|edge| edge.interfaces.is_empty());
+    let node = config.node.as_ref().is_some_and(|node| node.interfaces.is_empty());
+    if edge { Some("edge") } else { node.then_some("node") }
+}
+
+/// Where next hops are needed: an edge sends to backends, a node to nobody.
+fn destinations(config: &Config, desired: &Desired) -> BTreeSet<IpAddr> {
+    if config.edge.is_some() { desired.backend_addresses() } else { BTreeSet::new() }
 }
 
 async fn sleep_until(wake: Option<Instant>) {
@@ -296,8 +323,12 @@ async fn sleep_until(wake: Option<Instant>) {
 /// Remove everything that an agent pinned: programs leave their interfaces, maps are freed, neighbours are released.
 ///
 /// # Errors
-/// Something cannot be removed.
+/// An agent is running, or something cannot be removed.
 pub async fn detach(pin_path: &Path) -> Result<String> {
+    let socket = socket_path(pin_path);
+    if tokio::net::UnixStream::connect(&socket).await.is_ok() {
+        bail!("an agent is running with these pins (it answers at {}): stop it first", socket.display());
+    }
     let removed = crate::datapath::pins::Pins::new(pin_path).remove()?;
     let neighbours = if removed.links > 0 { crate::neighbours::release().await? } else { 0 };
     let path = pin_path.display();
