@@ -1,3 +1,4 @@
-//! Test bed.
+//! What the black-box tests and the lab stand on.
 
+pub mod bed;
 pub mod packet;

@@ -4,6 +4,7 @@
 //! other preparation.
 
 mod build;
+mod lab;
 mod lint;
 mod process;
 mod setup;
@@ -44,6 +45,10 @@ enum Command {
     },
     /// Everything that CI runs: lint, then test.
     Ci,
+    /// Build the lab, a network of namespaces with edges and nodes on real traffic, and show it until Ctrl-C.
+    Run(lab::RunArgs),
+    /// Run a command on a host of a running lab: `cargo xtask exec client -- curl -s http://198.51.100.10/`.
+    Exec(lab::ExecArgs),
 }
 
 fn main() -> ExitCode {
@@ -58,10 +63,13 @@ fn main() -> ExitCode {
 
 /// Begins with set-up, then does what was asked.
 fn run(command: Command) -> Result<()> {
-    if let Command::Setup = command {
-        return setup::run(Report::Full);
+    match &command {
+        Command::Setup => return setup::run(Report::Full),
+        // The lab is up, or was prepared by the one who calls: nothing to set up.
+        Command::Exec(args) => return lab::exec(args),
+        Command::Run(args) if args.prepared() => return lab::run(args),
+        _ => setup::run(Report::Quiet)?,
     }
-    setup::run(Report::Quiet)?;
     match command {
         Command::Setup => Ok(()),
         Command::Build(args) => build::run(args),
@@ -71,6 +79,8 @@ fn run(command: Command) -> Result<()> {
             lint::run()?;
             test::run(&[], &[])
         }
+        Command::Run(args) => lab::run(&args),
+        Command::Exec(args) => lab::exec(&args),
     }
 }
 

@@ -1,0 +1,72 @@
+//! A fabric with everything running on it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use anyhow::{Result, bail};
+
+use super::{Agents, Bed, Beeline, Fabric, Service, Shape, WebServer, ask};
+
+/// nginx on every node, an agent on every node and edge. Goes down in the order of the fields.
+pub struct Rig {
+    /// The agents, all ready.
+    pub agents: Agents,
+    /// nginx of each node, in order.
+    pub servers: Vec<WebServer>,
+    /// The hosts.
+    pub fabric: Fabric,
+    /// The binary.
+    pub beeline: Beeline,
+}
+
+impl Rig {
+    /// Builds and starts all of it, serving what `services` makes of the fabric.
+    ///
+    /// # Errors
+    /// There is no binary, or something does not start: with its log.
+    pub fn start(bed: &Bed, shape: Shape, services: impl FnOnce(&Fabric) -> Vec<Service>) -> Result<Self> {
+        Self::start_with(bed, &Beeline::find()?, shape, services)
+    }
+
+    /// As [`Rig::start`], with this binary.
+    ///
+    /// # Errors
+    /// Something does not start: with its log.
+    pub fn start_with(
+        bed: &Bed,
+        beeline: &Beeline,
+        shape: Shape,
+        services: impl FnOnce(&Fabric) -> Vec<Service>,
+    ) -> Result<Self> {
+        let fabric = Fabric::build(bed, shape)?;
+        let servers = fabric.serve(bed)?;
+        let agents = fabric.start_agents(bed, beeline, &services(&fabric))?;
+        Ok(Self { agents, servers, fabric, beeline: beeline.clone() })
+    }
+
+    /// The process ids of all that was started.
+    pub fn pids(&mut self) -> Vec<u32> {
+        let agents = self.agents.all().map(|agent| agent.process().pid());
+        agents.chain(self.servers.iter_mut().map(|server| server.process().pid())).collect()
+    }
+}
+
+impl Fabric {
+    /// Sends `each` requests for every pair of client address and VIP; returns the nodes that answered.
+    ///
+    /// # Errors
+    /// At the first answer that is missing, or shows that nginx saw another client.
+    pub fn request(&self, pairs: &[(IpAddr, IpAddr)], each: usize) -> Result<BTreeSet<String>> {
+        self.client.within(|| {
+            let mut nodes = BTreeSet::new();
+            for (client, vip) in pairs.iter().flat_map(|pair| std::iter::repeat_n(pair, each)) {
+                let outcome = ask(*client, *vip);
+                if let Some(wrong) = outcome.wrong() {
+                    bail!("{wrong}");
+                }
+                nodes.extend(outcome.result.map(|served| served.node));
+            }
+            Ok(nodes)
+        })
+    }
+}

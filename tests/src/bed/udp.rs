@@ -1,0 +1,79 @@
+//! UDP servers of the bed.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::Host;
+
+/// Largest datagram that is echoed, bytes.
+const LARGEST: usize = 65_536;
+
+/// How often a server looks whether it should end.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Sends every datagram back to where it came from.
+pub struct UdpEcho {
+    stop: Arc<AtomicBool>,
+    echoed: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl UdpEcho {
+    /// Serves `address` on `host`. Bound to that one address, so that it is what answers come from.
+    ///
+    /// # Errors
+    /// The address is not there or taken.
+    pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
+        let socket = host.within(|| UdpSocket::bind(address).with_context(|| format!("serving {address}")))?;
+        socket.set_read_timeout(Some(LOOK))?;
+        let (stop, echoed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stopped, counter) = (Arc::clone(&stop), Arc::clone(&echoed));
+        let serve = move || {
+            let mut datagram = vec![0; LARGEST];
+            while !stopped.load(Ordering::Relaxed) {
+                // A time-out, or an ICMP error about an earlier answer: neither ends the service.
+                let Ok((length, from)) = socket.recv_from(&mut datagram) else { continue };
+                if socket.send_to(&datagram[..length], from).is_ok() {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        };
+        let thread = thread::Builder::new().name(format!("{}-udp", host.name())).spawn(serve)?;
+        Ok(Self { stop, echoed, thread: Some(thread) })
+    }
+
+    /// Number of datagrams sent back so far.
+    pub fn echoed(&self) -> usize {
+        self.echoed.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for UdpEcho {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic there has printed itself.
+            drop(thread.join());
+        }
+    }
+}
+
+/// Sends `datagram` from `socket` to `to` and waits for its echo, `wait` long.
+///
+/// # Errors
+/// Nothing came, or something else.
+pub fn echo(socket: &UdpSocket, to: SocketAddr, datagram: &[u8], wait: Duration) -> Result<()> {
+    socket.set_read_timeout(Some(wait))?;
+    socket.send_to(datagram, to).with_context(|| format!("sending {} bytes to {to}", datagram.len()))?;
+    let mut answer = vec![0; LARGEST];
+    let (length, from) =
+        socket.recv_from(&mut answer).with_context(|| format!("the echo of {} bytes from {to}", datagram.len()))?;
+    anyhow::ensure!(from == to, "{from} answered for {to}");
+    anyhow::ensure!(answer[..length] == *datagram, "{length} bytes came back for {}, or others", datagram.len());
+    Ok(())
+}
