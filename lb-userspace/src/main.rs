@@ -23,12 +23,21 @@ enum Command {
     },
     /// Run the packets of a capture through the real programs; touches nothing.
     Simulate(cli::simulate::Arguments),
+    /// What the agent of this host does, and what is wrong with it.
+    Status(cli::client::Arguments),
+    /// The services of the agent of this host.
+    Services(cli::client::Arguments),
+    /// The backends of all services, or of some.
+    Backends(cli::backends::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Check { file } => return cli::check::run(&file),
         Command::Simulate(arguments) => cli::simulate::run(&arguments),
+        Command::Status(arguments) => cli::status::run(&arguments),
+        Command::Services(arguments) => cli::services::run(&arguments),
+        Command::Backends(arguments) => cli::backends::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
