@@ -24,9 +24,9 @@ enum Command {
     /// Run the packets of a capture through the real programs; touches nothing.
     Simulate(cli::simulate::Arguments),
     /// What the agent of this host does, and what is wrong with it.
-    Status(cli::client::Arguments),
+    Status(cli::client::Asked),
     /// The services of the agent of this host.
-    Services(cli::client::Arguments),
+    Services(cli::client::Asked),
     /// The backends of all services, or of some.
     Backends(cli::backends::Arguments),
 }

@@ -20,7 +20,7 @@ pub struct Arguments {
     #[arg(value_name = "SERVICE")]
     services: Vec<String>,
     #[command(flatten)]
-    client: client::Arguments,
+    asked: client::Asked,
 }
 
 /// A backend and the service that it belongs to.
@@ -42,9 +42,9 @@ struct Row<'a> {
 /// # Errors
 /// No agent answers, no service has a name that was asked for, or standard output cannot be written.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let status = arguments.client.fetch()?;
+    let status = arguments.asked.fetch()?;
     let rows = rows(&status.services, &arguments.services)?;
-    arguments.client.print(&rows, || render(&rows))
+    arguments.asked.print(&rows, || render(&rows))
 }
 
 fn rows<'a>(services: &'a [ServiceStatus], names: &[String]) -> Result<Vec<Row<'a>>> {

@@ -24,7 +24,7 @@ const QUESTION: &[u8] = b"GET /status HTTP/1.0\r\nHost: beeline\r\n\r\n";
 
 /// Which agent is asked, and how its answer is printed.
 #[derive(Args, Debug)]
-pub struct Arguments {
+pub struct Asked {
     /// How the answer is printed.
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
@@ -49,7 +49,7 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
     if path.is_absolute() { Ok(path) } else { Err("is not an absolute path".to_owned()) }
 }
 
-impl Arguments {
+impl Asked {
     /// What the agent says.
     ///
     /// # Errors

@@ -10,9 +10,9 @@ use crate::status::ServiceStatus;
 ///
 /// # Errors
 /// No agent answers, or standard output cannot be written.
-pub fn run(arguments: &client::Arguments) -> Result<()> {
-    let status = arguments.fetch()?;
-    arguments.print(&status.services, || render(&status.services))
+pub fn run(asked: &client::Asked) -> Result<()> {
+    let status = asked.fetch()?;
+    asked.print(&status.services, || render(&status.services))
 }
 
 fn render(services: &[ServiceStatus]) -> String {

@@ -15,10 +15,10 @@ use crate::status::{ConfigStatus, InterfaceStatus, MapStatus, Status};
 ///
 /// # Errors
 /// No agent answers, or standard output cannot be written.
-pub fn run(arguments: &client::Arguments) -> Result<()> {
-    let status = arguments.fetch()?;
+pub fn run(asked: &client::Asked) -> Result<()> {
+    let status = asked.fetch()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    arguments.print(&status, || render(&status, now))
+    asked.print(&status, || render(&status, now))
 }
 
 fn render(status: &Status, now: u64) -> String {
