@@ -7,12 +7,15 @@
 //! - [`plan`]: the changes between what is there and what is wanted, in a safe order.
 //! - [`datapath`]: BPF maps and programs.
 //! - [`status`]: what the agent says of itself.
+//! - [`metrics`]: the same as Prometheus metrics.
+//! - [`server`]: where both can be asked for.
 //! - [`simulate`]: the real programs on the packets of a capture.
 
 pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod datapath;
+pub mod metrics;
 pub mod model;
 pub mod neighbours;
 pub mod plan;

@@ -33,6 +33,12 @@ enum Command {
     },
     /// Run the packets of a capture through the real programs; touches nothing.
     Simulate(cli::simulate::Arguments),
+    /// What the agent of this host does, and what is wrong with it.
+    Status(cli::client::Asked),
+    /// The services of the agent of this host.
+    Services(cli::client::Asked),
+    /// The backends of all services, or of some.
+    Backends(cli::backends::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +49,9 @@ fn main() -> ExitCode {
         Command::PassProgram(arguments) => cli::agent::pass_program(&arguments),
         Command::Programs => cli::agent::programs(),
         Command::Simulate(arguments) => cli::simulate::run(&arguments),
+        Command::Status(arguments) => cli::status::run(&arguments),
+        Command::Services(arguments) => cli::services::run(&arguments),
+        Command::Backends(arguments) => cli::backends::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,8 @@
 //! What the agent says of itself: the one picture that `/status`, the commands and the metrics are made from.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -137,12 +138,42 @@ pub struct MapStatus {
     pub capacity: u64,
 }
 
+impl ServiceStatus {
+    /// The VIP for people; `-` for none.
+    pub(crate) fn vip(&self) -> impl fmt::Display + '_ {
+        fmt::from_fn(|f| match self.address {
+            Some(address) => write!(f, "{address}"),
+            None => f.write_str("-"),
+        })
+    }
+
+    /// Whether `name` means this service: its label, the name before the port's, its VIP, or its VIP and port.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        let part = self.label.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let address =
+            |address: IpAddr| name.parse() == Ok(address) || name.parse() == Ok(SocketAddr::from((address, self.port)));
+        part || self.address.is_some_and(address)
+    }
+}
+
+impl BackendStatus {
+    /// Whether it drains.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.state == "draining"
+    }
+}
+
 /// The socket on which the agent with these pins answers `/status`.
 #[must_use]
 pub fn socket_path(pin_path: &Path) -> PathBuf {
     let name: Vec<_> = pin_path.components().skip(1).map(|part| part.as_os_str().to_string_lossy()).collect();
     Path::new("/run/beeline").join(format!("{}.sock", name.join("-")))
 }
+
+#[cfg(test)]
+pub(crate) use tests::sample;
 
 #[cfg(test)]
 mod tests {
@@ -152,5 +183,98 @@ mod tests {
     fn every_pin_path_has_a_socket_of_its_own() {
         let path = socket_path(Path::new("/sys/fs/bpf/beeline-edge1"));
         assert_eq!(path, Path::new("/run/beeline/sys-fs-bpf-beeline-edge1.sock"));
+    }
+
+    #[test]
+    fn a_service_has_several_names() {
+        let service = &sample().services[0];
+        for name in ["web/http", "web", "198.51.100.10", "198.51.100.10:80"] {
+            assert!(service.is_called(name), "{name}");
+        }
+        for name in ["we", "web/", "http", "198.51.100.1", "198.51.100.10:81", ""] {
+            assert!(!service.is_called(name), "{name}");
+        }
+    }
+
+    /// A status with a bit of everything.
+    pub(crate) fn sample() -> Status {
+        let backend = |last, state: &str, slots, problem: Option<&str>| BackendStatus {
+            address: IpAddr::from([10, 0, 0, last]),
+            state: state.to_owned(),
+            weight: 100,
+            agent: false,
+            slots,
+            packets: u64::from(slots) / 4,
+            bytes: u64::from(slots) * 100,
+            reachable: problem.is_none(),
+            via: problem.is_none().then(|| "eth0, 02:00:00:00:00:02, MTU 1500".to_owned()),
+            problem: problem.map(str::to_owned),
+        };
+        let web = ServiceStatus {
+            label: "web/http".to_owned(),
+            address: Some(IpAddr::from([198, 51, 100, 10])),
+            protocol: "TCP".to_owned(),
+            port: 80,
+            algorithm: "rendezvous v1".to_owned(),
+            slots: 4096,
+            installed: true,
+            packets: 1500,
+            bytes: 409_600,
+            backends: vec![
+                backend(11, "ready", 3072, None),
+                backend(12, "ready", 1024, Some("no neighbour answers at 10.0.0.12")),
+                backend(13, "draining", 0, None),
+            ],
+            ..ServiceStatus::default()
+        };
+        let dns = ServiceStatus {
+            label: "dns/UDP/53".to_owned(),
+            address: Some("2001:db8::53".parse().expect("an address")),
+            protocol: "UDP".to_owned(),
+            port: 53,
+            algorithm: "rendezvous v1".to_owned(),
+            slots: 64,
+            problem: Some("no room in the map of slots".to_owned()),
+            ..ServiceStatus::default()
+        };
+        let map = |name: &str, used, capacity| MapStatus { name: name.to_owned(), used, capacity };
+        let attached = InterfaceStatus {
+            name: "eth0".to_owned(),
+            index: Some(2),
+            edge: true,
+            node: true,
+            attached: true,
+            problem: None,
+        };
+        let missing = InterfaceStatus {
+            name: "eth1".to_owned(),
+            edge: true,
+            problem: Some("there is no such interface".to_owned()),
+            ..InterfaceStatus::default()
+        };
+        Status {
+            version: "0.1.0".to_owned(),
+            abi: 1,
+            pid: 4242,
+            started: 1_700_000_000,
+            pin_path: PathBuf::from("/sys/fs/bpf/beeline"),
+            ready: false,
+            problems: vec!["eth1: there is no such interface".to_owned(), "the newest file is refused".to_owned()],
+            config: ConfigStatus {
+                file: PathBuf::from("/etc/beeline/lb.yaml"),
+                generation: 3,
+                applied: 1_700_090_000,
+                errors: 2,
+                error: Some("lb.yaml:3:1: a: unknown field\nlb.yaml:4:1: b: unknown field".to_owned()),
+                hash_seed: 7,
+            },
+            interfaces: vec![attached, missing],
+            services: vec![web, dns],
+            reasons: [("forwarded", 1490), ("icmp_error_forwarded", 10), ("unknown_port", 12), ("hairpin", 0)]
+                .map(|(name, count)| (name.to_owned(), count))
+                .into(),
+            maps: vec![map("services", 2, 10_000), map("slots", 4160, 8_388_608)],
+            tables_built: 5,
+        }
     }
 }

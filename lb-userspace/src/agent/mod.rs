@@ -59,7 +59,7 @@ pub async fn run(options: Options) -> Result<()> {
     for advice in config.advice() {
         tracing::warn!("{advice}");
     }
-    let server = Server::bind(config.metrics_listen, &socket_path(&config.pin_path)).await?;
+    let server = Server::bind(config.metrics_listen, &socket_path(&config.pin_path))?;
     let datapath = Datapath::open(&config.maps, &config.pin_path, options.debug_packets)?;
     let (queries, asked) = mpsc::channel(16);
     let (stop, stopped) = oneshot::channel::<()>();

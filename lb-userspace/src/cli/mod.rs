@@ -1,5 +1,10 @@
-//! The commands of the `beeline` binary, one file each.
+//! The commands of the `beeline` binary, one file each; [`client`] asks the agent, [`table`] lines up what it says.
 
 pub mod agent;
+pub mod backends;
 pub mod check;
+pub mod client;
+pub mod services;
 pub mod simulate;
+pub mod status;
+mod table;

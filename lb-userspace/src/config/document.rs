@@ -17,7 +17,8 @@ use crate::model::{Prefix, TunnelSource};
 const API_VERSION: &str = "beeline.dev/v1";
 const KIND: &str = "Config";
 const DEFAULT_TRANSITION: Duration = Duration::from_secs(24 * 3600);
-const DEFAULT_PIN_PATH: &str = "/sys/fs/bpf/beeline";
+/// The folder of the pins where the file names none.
+pub const DEFAULT_PIN_PATH: &str = "/sys/fs/bpf/beeline";
 const DEFAULT_METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9469);
 
 /// Bounds of the maps' sizes. Slots take 2 bytes each, a backend 64 and its counters, a flow about 100.

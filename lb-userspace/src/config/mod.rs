@@ -21,6 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use document::DEFAULT_PIN_PATH;
 pub use error::{ConfigError, ConfigErrors, LoadError, Position};
 
 use crate::model::{Algorithm, Prefix, TunnelSource};

@@ -1,0 +1,235 @@
+//! `beeline status`: what is wrong first, then what is there, on one screen.
+
+use std::fmt::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use lb_common::verdict::{Action, Reason};
+
+use super::client;
+use super::table::{Side, Table};
+use crate::metrics::verdict;
+use crate::status::{ConfigStatus, InterfaceStatus, MapStatus, Status};
+
+/// Asks the agent and prints what it says.
+///
+/// # Errors
+/// No agent answers, or standard output cannot be written.
+pub fn run(asked: &client::Asked) -> Result<()> {
+    let status = asked.fetch()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    asked.print(&status, || render(&status, now))
+}
+
+fn render(status: &Status, now: u64) -> String {
+    let parts = [
+        head(status, now),
+        config(&status.config, now),
+        interfaces(&status.interfaces),
+        totals(status),
+        reasons(status),
+        maps(&status.maps),
+    ];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+fn head(status: &Status, now: u64) -> String {
+    let ready = if status.ready { "ready" } else { "NOT READY" };
+    let (version, pid, up) = (&status.version, status.pid, age(status.started, now));
+    let mut text = format!("beeline {version}, pid {pid}, up {up}: {ready}\n");
+    let pins = status.pin_path.display();
+    line(&mut text, &format!("maps of version {}, pinned under {pins}", status.abi));
+    if !status.problems.is_empty() {
+        text.push_str("\nPROBLEMS\n");
+        for problem in &status.problems {
+            line(&mut text, &format!("- {}", indented(problem, "  ")));
+        }
+    }
+    text
+}
+
+fn config(config: &ConfigStatus, now: u64) -> String {
+    let mut text = format!("configuration {}: ", config.file.display());
+    if config.generation == 0 {
+        line(&mut text, "nothing has been applied yet");
+    } else {
+        let (generation, age) = (config.generation, age(config.applied, now));
+        line(&mut text, &format!("generation {generation} in force, applied {age} ago, {} refused", config.errors));
+    }
+    if let Some(error) = &config.error {
+        line(&mut text, "its newest version is REFUSED:");
+        line(&mut text, &format!("  {}", indented(error, "  ")));
+    }
+    text
+}
+
+fn interfaces(interfaces: &[InterfaceStatus]) -> String {
+    if interfaces.is_empty() {
+        return "no interfaces\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("INTERFACE", Side::Left),
+        ("INDEX", Side::Right),
+        ("ROLES", Side::Left),
+        ("PROGRAM", Side::Left),
+        ("PROBLEM", Side::Left),
+    ]);
+    for interface in interfaces {
+        let roles = match (interface.edge, interface.node) {
+            (true, true) => "edge, node",
+            (true, false) => "edge",
+            (false, true) => "node",
+            (false, false) => "-",
+        };
+        table.row([
+            interface.name.clone(),
+            interface.index.map_or("-".to_owned(), |index| index.to_string()),
+            roles.to_owned(),
+            if interface.attached { "attached" } else { "MISSING" }.to_owned(),
+            interface.problem.clone().unwrap_or_default(),
+        ]);
+    }
+    table.render()
+}
+
+fn totals(status: &Status) -> String {
+    let services = &status.services;
+    let backends = || services.iter().flat_map(|service| &service.backends);
+    let absent = services.iter().filter(|service| !service.installed).count();
+    let unreachable = backends().filter(|backend| !backend.reachable).count();
+    let draining = backends().filter(|backend| backend.draining()).count();
+    let (packets, bytes) = services.iter().fold((0u64, 0u64), |(packets, bytes), service| {
+        (packets.saturating_add(service.packets), bytes.saturating_add(service.bytes))
+    });
+    let mut text = String::new();
+    line(&mut text, &format!("services   {}, {absent} not installed", services.len()));
+    line(&mut text, &format!("backends   {}, {unreachable} unreachable, {draining} draining", backends().count()));
+    line(&mut text, &format!("tables     {} built since the start", status.tables_built));
+    line(&mut text, &format!("forwarded  {packets} packets, {bytes} bytes"));
+    text
+}
+
+/// The reasons that packets got, drops first, the most frequent first.
+fn reasons(status: &Status) -> String {
+    let mut counts: Vec<_> = status.reasons.iter().filter(|(_, count)| **count > 0).collect();
+    let known = |name: &str| Reason::ALL.iter().copied().find(|reason| reason.name() == name);
+    let drops = |name: &str| known(name).is_some_and(|reason| reason.action() == Action::Drop);
+    counts.sort_by_key(|(name, count)| (!drops(name), u64::MAX - **count));
+    if counts.is_empty() {
+        return "no packets yet\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("VERDICT", Side::Left),
+        ("PACKETS", Side::Right),
+        ("REASON", Side::Left),
+        ("MEANING", Side::Left),
+    ]);
+    for (name, count) in counts {
+        // An agent newer than this command may have reasons that are not known here.
+        let (verdict, meaning) =
+            known(name).map_or(("-", ""), |reason| (verdict(reason.action()), reason.description().trim()));
+        table.row([verdict.to_owned(), count.to_string(), name.clone(), meaning.to_owned()]);
+    }
+    table.render()
+}
+
+fn maps(maps: &[MapStatus]) -> String {
+    if maps.is_empty() {
+        return String::new();
+    }
+    let mut table =
+        Table::new([("MAP", Side::Left), ("USED", Side::Right), ("CAPACITY", Side::Right), ("FILL", Side::Right)]);
+    for map in maps {
+        let fill = (u128::from(map.used) * 100).checked_div(u128::from(map.capacity));
+        let fill = fill.map_or("-".to_owned(), |fill| format!("{fill}%"));
+        table.row([map.name.clone(), map.used.to_string(), map.capacity.to_string(), fill]);
+    }
+    table.render()
+}
+
+fn line(text: &mut String, words: &str) {
+    writeln!(text, "{words}").expect("a String takes all that is written to it");
+}
+
+/// Text of several lines, each but the first with the indent before it.
+fn indented(text: &str, indent: &str) -> String {
+    text.trim_end().lines().collect::<Vec<_>>().join(&format!("\n{indent}"))
+}
+
+/// The time from `then` to `now`, both in seconds since 1970, in its two largest units.
+fn age(then: u64, now: u64) -> String {
+    let seconds = now.saturating_sub(then);
+    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, s) => format!("{s}s"),
+        (0, 0, m, s) => format!("{m}m {s}s"),
+        (0, h, m, _) => format!("{h}h {m}m"),
+        (d, h, ..) => format!("{d}d {h}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::sample;
+
+    #[test]
+    fn one_screen() {
+        assert_eq!(
+            render(&sample(), 1_700_090_061),
+            "\
+beeline 0.1.0, pid 4242, up 1d 1h: NOT READY
+maps of version 1, pinned under /sys/fs/bpf/beeline
+
+PROBLEMS
+- eth1: there is no such interface
+- the newest file is refused
+
+configuration /etc/beeline/lb.yaml: generation 3 in force, applied 1m 1s ago, 2 refused
+its newest version is REFUSED:
+  lb.yaml:3:1: a: unknown field
+  lb.yaml:4:1: b: unknown field
+
+INTERFACE  INDEX  ROLES       PROGRAM   PROBLEM
+eth0           2  edge, node  attached
+eth1           -  edge        MISSING   there is no such interface
+
+services   2, 1 not installed
+backends   3, 1 unreachable, 1 draining
+tables     5 built since the start
+forwarded  1500 packets, 409600 bytes
+
+VERDICT  PACKETS  REASON                MEANING
+drop          12  unknown_port          Port of a VIP that no service has.
+send        1490  forwarded             Encapsulated and sent to a backend.
+send          10  icmp_error_forwarded  An ICMP error sent to the backend of the flow that it quotes.
+
+MAP       USED  CAPACITY  FILL
+services     2     10000    0%
+slots     4160   8388608    0%
+"
+        );
+    }
+
+    #[test]
+    fn an_agent_that_has_just_started() {
+        let status = Status { version: "0.1.0".to_owned(), pid: 7, started: 100, ..Status::default() };
+        let text = render(&status, 99);
+        assert!(text.starts_with("beeline 0.1.0, pid 7, up 0s: NOT READY\n"), "{text}");
+        assert!(text.contains("nothing has been applied yet\n"), "{text}");
+        assert!(text.contains("no interfaces\n") && text.contains("no packets yet\n"), "{text}");
+    }
+
+    #[test]
+    fn a_reason_of_a_newer_agent_is_shown() {
+        let reasons = [("of_the_future".to_owned(), 3)].into();
+        let text = super::reasons(&Status { reasons, ..Status::default() });
+        assert_eq!(text, "VERDICT  PACKETS  REASON         MEANING\n-              3  of_the_future\n");
+    }
+
+    #[test]
+    fn ages() {
+        for (seconds, words) in [(0, "0s"), (61, "1m 1s"), (3_600, "1h 0m"), (90_000, "1d 1h")] {
+            assert_eq!(age(1_000, 1_000 + seconds), words);
+        }
+    }
+}
