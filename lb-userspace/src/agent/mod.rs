@@ -65,7 +65,8 @@ pub async fn run(options: Options) -> Result<()> {
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = server.serve(queries, async {
         let _ = stopped.await;
-    });?;    let mut agent = Agent::new(options.config, config, datapath)?;
+    })?;
+    let mut agent = Agent::new(options.config, config, datapath)?;
     let result = agent.run(asked).await;
     drop(stop);
     let _ = serving.await;
