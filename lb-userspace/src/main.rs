@@ -19,7 +19,7 @@ enum Command {
     /// Run the agent; what it pins goes on without it.
     Agent(cli::agent::AgentArguments),
     /// Remove what an agent pinned: forwarding stops.
-    Detach(cli::agent::Which),
+    Detach(cli::which::Which),
     /// Put a program that passes everything on interfaces (test beds).
     #[command(hide = true)]
     PassProgram(cli::agent::PassArguments),

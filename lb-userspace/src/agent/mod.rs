@@ -94,6 +94,8 @@ struct Agent {
     failed: BTreeMap<ServiceKey, String>,
     /// What else could not be applied.
     problems: Vec<String>,
+    /// When what failed is tried again.
+    retry: Option<Instant>,
     retired: report::Retired,
 }
 
@@ -120,6 +122,7 @@ impl Agent {
             config_error: None,
             failed: BTreeMap::new(),
             problems: Vec::new(),
+            retry: None,
             retired: report::Retired::default(),
         })
     }
@@ -167,14 +170,7 @@ impl Agent {
 
     /// When to look again without an event.
     fn wake(&self) -> Option<Instant> {
-        let now = Instant::now();
-        let retry = !self.failed.is_empty() || !self.problems.is_empty() || self.interfaces.has_problem();
-        let retry = retry.then(|| now + RETRY);
-        [self.datapath.tables.due(), retry]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|due| due.max(now + Duration::from_millis(10)))
+        [self.datapath.tables.due(), self.retry].into_iter().flatten().min()
     }
 
     /// Read the file again; `always` applies even what has not changed.
@@ -265,6 +261,8 @@ impl Agent {
             tracing::error!("not applied: {error}");
         }
         self.interfaces.attach(&mut self.datapath, &snapshot);
+        let failing = !self.failed.is_empty() || !self.problems.is_empty() || self.interfaces.has_problem();
+        self.retry = failing.then(|| now + RETRY);
     }
 
     fn carry_out(&mut self, step: &Step, now: Instant) {

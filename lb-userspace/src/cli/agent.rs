@@ -7,13 +7,11 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use super::which::Which;
 use crate::agent::{self, Options};
-use crate::config::{self, MapSizes};
+use crate::config::MapSizes;
 use crate::datapath::object::{self, Program};
 use crate::datapath::{links, pins::Pins};
-
-/// Where pins are, unless a configuration or the command says otherwise.
-pub const DEFAULT_PIN_PATH: &str = "/sys/fs/bpf/beeline";
 
 /// Arguments of `agent`.
 #[derive(Args, Debug)]
@@ -52,30 +50,6 @@ pub fn run(arguments: AgentArguments) -> Result<()> {
     }
     let options = Options { config: arguments.config, debug_packets: arguments.debug_packets };
     runtime()?.block_on(agent::run(options))
-}
-
-/// Which pins: those of a configuration, or those under a path.
-#[derive(Args, Debug)]
-pub struct Which {
-    /// Take pinPath from this configuration file.
-    #[arg(long, conflicts_with = "pin_path")]
-    config: Option<PathBuf>,
-    /// Where the agent pins its maps and links.
-    #[arg(long, default_value = DEFAULT_PIN_PATH)]
-    pin_path: PathBuf,
-}
-
-impl Which {
-    /// The path.
-    ///
-    /// # Errors
-    /// The configuration cannot be read.
-    pub fn pin_path(&self) -> Result<PathBuf> {
-        match &self.config {
-            Some(file) => Ok(config::load(file)?.pin_path),
-            None => Ok(self.pin_path.clone()),
-        }
-    }
 }
 
 /// Remove what an agent pinned.

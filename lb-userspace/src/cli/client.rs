@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use tokio::runtime;
 use tokio::time::timeout;
 
-use crate::config;
+use super::which::Which;
 use crate::status::{Status, socket_path};
 
 /// How long an agent may take to answer, from the first byte to the last.
@@ -28,12 +28,8 @@ pub struct Asked {
     /// How the answer is printed.
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
-    /// The agent's configuration file, for its pinPath.
-    #[arg(long, value_name = "FILE", conflicts_with = "pin_path")]
-    config: Option<PathBuf>,
-    /// The agent's pinPath.
-    #[arg(long, value_name = "PATH", default_value = config::DEFAULT_PIN_PATH, value_parser = absolute)]
-    pin_path: PathBuf,
+    #[command(flatten)]
+    which: Which,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -44,21 +40,13 @@ enum Output {
     Json,
 }
 
-fn absolute(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
-    if path.is_absolute() { Ok(path) } else { Err("is not an absolute path".to_owned()) }
-}
-
 impl Asked {
     /// What the agent says.
     ///
     /// # Errors
     /// The configuration file is not valid, no agent answers, or not in time, or it is of another make.
     pub(super) fn fetch(&self) -> Result<Status> {
-        let pin_path = match &self.config {
-            Some(file) => config::load(file)?.pin_path,
-            None => self.pin_path.clone(),
-        };
+        let pin_path = self.which.pin_path()?;
         fetch(&socket_path(&pin_path), &pin_path, TIMEOUT)
     }
 

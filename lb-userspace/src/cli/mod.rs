@@ -8,3 +8,4 @@ pub mod services;
 pub mod simulate;
 pub mod status;
 mod table;
+pub mod which;
