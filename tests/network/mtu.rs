@@ -19,7 +19,8 @@ fn transfer(rig: &Rig, host: &Host, from: IpAddr, vip: IpAddr) -> Result<()> {
     let down = open()?.get("/files/down").with_context(|| format!("1 MB from {vip}"))?;
     assert!(down.status == 200 && down.body == contents, "what came down differs ({})", down.status);
     let up = open()?.request("PUT", "/files/up", &contents).with_context(|| format!("1 MB to {vip}"))?;
-    assert_eq!(up.status, 201, "{up:?}");
+    // Created, or there from the other family's turn.
+    assert!([201, 204].contains(&up.status), "{up:?}");
     Ok(())
 }
 

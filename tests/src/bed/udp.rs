@@ -38,18 +38,19 @@ impl UdpEcho {
             while !stopped.load(Ordering::Relaxed) {
                 // A time-out, or an ICMP error about an earlier answer: neither ends the service.
                 let Ok((length, from)) = socket.recv_from(&mut datagram) else { continue };
-                if socket.send_to(&datagram[..length], from).is_ok() {
-                    counter.fetch_add(1, Ordering::Relaxed);
-                }
+                // Counted first: whoever has the echo finds it counted.
+                counter.fetch_add(1, Ordering::SeqCst);
+                // Fails where the client is gone, which is the client's affair.
+                drop(socket.send_to(&datagram[..length], from));
             }
         };
         let thread = thread::Builder::new().name(format!("{}-udp", host.name())).spawn(serve)?;
         Ok(Self { stop, echoed, thread: Some(thread) })
     }
 
-    /// Number of datagrams sent back so far.
+    /// Number of datagrams taken in so far.
     pub fn echoed(&self) -> usize {
-        self.echoed.load(Ordering::Relaxed)
+        self.echoed.load(Ordering::SeqCst)
     }
 }
 
