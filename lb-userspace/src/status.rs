@@ -219,7 +219,7 @@ mod tests {
             slots: 4096,
             installed: true,
             packets: 1500,
-            bytes: 409_600,
+            bytes: 600_000,
             backends: vec![
                 backend(11, "ready", 3072, None),
                 backend(12, "ready", 1024, Some("no neighbour answers at 10.0.0.12")),
@@ -259,13 +259,21 @@ mod tests {
             started: 1_700_000_000,
             pin_path: PathBuf::from("/sys/fs/bpf/beeline"),
             ready: false,
-            problems: vec!["eth1: there is no such interface".to_owned(), "the newest file is refused".to_owned()],
+            problems: vec![
+                "eth1: there is no such interface".to_owned(),
+                "dns/UDP/53 is not installed: no room in the map of slots".to_owned(),
+                "the newest version of the configuration is refused".to_owned(),
+            ],
             config: ConfigStatus {
                 file: PathBuf::from("/etc/beeline/lb.yaml"),
                 generation: 3,
                 applied: 1_700_090_000,
                 errors: 2,
-                error: Some("lb.yaml:3:1: a: unknown field\nlb.yaml:4:1: b: unknown field".to_owned()),
+                error: Some(
+                    "lb.yaml:12:10: services[1].slots: 5000 is not a power of two; the nearest are 4096 and 8192\n\
+                     lb.yaml:14:24: services[1].backends[0].address: \"10.0.0\" is not an IP address"
+                        .to_owned(),
+                ),
                 hash_seed: 7,
             },
             interfaces: vec![attached, missing],

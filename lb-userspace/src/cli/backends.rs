@@ -127,6 +127,13 @@ mod tests {
     use crate::status::sample;
 
     #[test]
+    fn the_documentation_shows_them() {
+        let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md"));
+        let services = sample().services;
+        assert!(page.contains(&render(&rows(&services, &[]).expect("all"))));
+    }
+
+    #[test]
     fn backends_line_up() {
         let services = sample().services;
         let rows = rows(&services, &["web".to_owned()]).expect("a service");

@@ -71,6 +71,12 @@ mod tests {
     use crate::status::sample;
 
     #[test]
+    fn the_documentation_shows_them() {
+        let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md"));
+        assert!(page.contains(&render(&sample().services)));
+    }
+
+    #[test]
     fn services_line_up() {
         let mut services = sample().services;
         services[1].port = 0;
@@ -78,7 +84,7 @@ mod tests {
             render(&services),
             "\
 VIP                   SERVICE     READY  UNREACHABLE  SLOTS  PACKETS   BYTES  PROBLEM
-198.51.100.10:80/TCP  web/http      2/3            1   4096     1500  409600
+198.51.100.10:80/TCP  web/http      2/3            1   4096     1500  600000
 [2001:db8::53]:*/UDP  dns/UDP/53    0/0            0     64        0       0  not installed: no room in the map of slots
 "
         );

@@ -182,12 +182,13 @@ maps of version 1, pinned under /sys/fs/bpf/beeline
 
 PROBLEMS
 - eth1: there is no such interface
-- the newest file is refused
+- dns/UDP/53 is not installed: no room in the map of slots
+- the newest version of the configuration is refused
 
 configuration /etc/beeline/lb.yaml: generation 3 in force, applied 1m 1s ago, 2 refused
 its newest version is REFUSED:
-  lb.yaml:3:1: a: unknown field
-  lb.yaml:4:1: b: unknown field
+  lb.yaml:12:10: services[1].slots: 5000 is not a power of two; the nearest are 4096 and 8192
+  lb.yaml:14:24: services[1].backends[0].address: \"10.0.0\" is not an IP address
 
 INTERFACE  INDEX  ROLES       PROGRAM   PROBLEM
 eth0           2  edge, node  attached
@@ -196,7 +197,7 @@ eth1           -  edge        MISSING   there is no such interface
 services   2, 1 not installed
 backends   3, 1 unreachable, 1 draining
 tables     5 built since the start
-forwarded  1500 packets, 409600 bytes
+forwarded  1500 packets, 600000 bytes
 
 VERDICT  PACKETS  REASON                MEANING
 drop          12  unknown_port          Port of a VIP that no service has.
@@ -208,6 +209,12 @@ services     2     10000    0%
 slots     4160   8388608    0%
 "
         );
+    }
+
+    #[test]
+    fn the_documentation_shows_it() {
+        let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md"));
+        assert!(page.contains(&render(&sample(), 1_700_090_061)));
     }
 
     #[test]
