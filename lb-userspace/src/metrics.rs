@@ -151,10 +151,14 @@ impl Page<'_> {
         self.each(Counter, "backend_bytes_total", help, each(|b| b.bytes))?;
         let help = "Slots of the service's table that the backend owns.";
         self.each(Gauge, "backend_slots", help, each(|b| b.slots.into()))?;
-        let help = "Whether there is a way to the backend.";
-        self.each(Gauge, "backend_reachable", help, each(|b| b.reachable.into()))?;
         let help = "Whether the backend drains: no new flows.";
-        self.each(Gauge, "backend_draining", help, each(|b| b.draining().into()))
+        self.each(Gauge, "backend_draining", help, each(|b| b.draining().into()))?;
+        let help = "Whether there is a way to the backend; absent where this host does not send to it.";
+        let known = |b: &&BackendStatus| b.reachable || b.unreachable();
+        let reachable = services
+            .iter()
+            .flat_map(|s| s.backends.iter().filter(known).map(move |b| (OfBackend(s, b), b.reachable.into())));
+        self.each(Gauge, "backend_reachable", help, reachable)
     }
 }
 
@@ -205,14 +209,14 @@ mod tests {
             "# TYPE beeline_service_packets_total counter",
             r#"beeline_build_info{version="0.1.0",abi="1"} 1"#,
             "beeline_ready 0",
-            "beeline_problems 3",
+            "beeline_problems 4",
             r#"beeline_interface_attached{interface="eth0"} 1"#,
             r#"beeline_interface_attached{interface="eth1"} 0"#,
             "beeline_config_newest_in_force 0",
             "beeline_config_errors_total 2",
             r#"beeline_packets_by_reason_total{reason="unknown_port",verdict="drop"} 12"#,
             r#"beeline_packets_by_reason_total{reason="hairpin",verdict="drop"} 0"#,
-            r#"beeline_map_used_entries{map="slots"} 4160"#,
+            r#"beeline_map_used_entries{map="slots"} 4096"#,
             r#"beeline_service_packets_total{service="web/http",vip="198.51.100.10",port="80",protocol="TCP"} 1500"#,
             r#"beeline_backend_reachable{service="web/http",vip="198.51.100.10",port="80",protocol="TCP",backend="10.0.0.12"} 0"#,
             r#"beeline_backend_draining{service="web/http",vip="198.51.100.10",port="80",protocol="TCP",backend="10.0.0.13"} 1"#,
@@ -270,6 +274,17 @@ mod tests {
         for name in names {
             assert!(page.contains(&format!("# TYPE {name} ")), "{name}");
         }
+    }
+
+    #[test]
+    fn a_node_has_no_unreachable_backends() {
+        let mut status = sample();
+        for backend in &mut status.services[0].backends {
+            (backend.reachable, backend.via, backend.problem) = (false, None, None);
+        }
+        let page = render(&status).expect("a String takes it");
+        assert!(!page.contains("beeline_backend_reachable{"), "{page}");
+        assert!(page.contains("beeline_backend_draining{"), "{page}");
     }
 
     #[test]

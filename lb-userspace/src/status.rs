@@ -119,7 +119,7 @@ pub struct BackendStatus {
     pub packets: u64,
     /// Their bytes, from the clients' IP headers on.
     pub bytes: u64,
-    /// Whether there is a way to it.
+    /// Whether there is a way to it. Without a way or a problem, this host does not send to it, or cannot say yet.
     pub reachable: bool,
     /// The way: device, gateway, MAC, MTU; or `this host`.
     pub via: Option<String>,
@@ -163,6 +163,12 @@ impl BackendStatus {
     pub fn draining(&self) -> bool {
         self.state == "draining"
     }
+
+    /// Whether it should be sent to and cannot be.
+    #[must_use]
+    pub fn unreachable(&self) -> bool {
+        !self.reachable && self.problem.is_some()
+    }
 }
 
 /// The socket on which the agent with these pins answers `/status`.
@@ -196,6 +202,13 @@ mod tests {
         }
     }
 
+    const UNREACHABLE: &str = "10.0.0.12 does not answer on eth0 (ARP): is that host up, and on this network?";
+    const FULL: &str =
+        "no room for more slots: the map holds 4096; raise maps.slots and restart after `beeline detach`";
+    const NO_INTERFACE: &str = "there is no interface eth1; waiting for it";
+    const REFUSED: &str = "/etc/beeline/lb.yaml:12:10: services[1].slots: 5000 is not a power of two; the nearest are \
+        4096 and 8192\n/etc/beeline/lb.yaml:14:24: services[1].backends[0].address: \"10.0.0\" is not an IP address";
+
     /// A status with a bit of everything.
     pub(crate) fn sample() -> Status {
         let backend = |last, state: &str, slots, problem: Option<&str>| BackendStatus {
@@ -207,7 +220,7 @@ mod tests {
             packets: u64::from(slots) / 4,
             bytes: u64::from(slots) * 100,
             reachable: problem.is_none(),
-            via: problem.is_none().then(|| "eth0, 02:00:00:00:00:02, MTU 1500".to_owned()),
+            via: problem.is_none().then(|| "eth0 02:00:00:00:00:02 mtu 1500".to_owned()),
             problem: problem.map(str::to_owned),
         };
         let web = ServiceStatus {
@@ -222,7 +235,7 @@ mod tests {
             bytes: 600_000,
             backends: vec![
                 backend(11, "ready", 3072, None),
-                backend(12, "ready", 1024, Some("no neighbour answers at 10.0.0.12")),
+                backend(12, "ready", 1024, Some(UNREACHABLE)),
                 backend(13, "draining", 0, None),
             ],
             ..ServiceStatus::default()
@@ -234,7 +247,7 @@ mod tests {
             port: 53,
             algorithm: "rendezvous v1".to_owned(),
             slots: 64,
-            problem: Some("no room in the map of slots".to_owned()),
+            problem: Some(FULL.to_owned()),
             ..ServiceStatus::default()
         };
         let map = |name: &str, used, capacity| MapStatus { name: name.to_owned(), used, capacity };
@@ -249,7 +262,7 @@ mod tests {
         let missing = InterfaceStatus {
             name: "eth1".to_owned(),
             edge: true,
-            problem: Some("there is no such interface".to_owned()),
+            problem: Some(NO_INTERFACE.to_owned()),
             ..InterfaceStatus::default()
         };
         Status {
@@ -260,20 +273,17 @@ mod tests {
             pin_path: PathBuf::from("/sys/fs/bpf/beeline"),
             ready: false,
             problems: vec![
-                "eth1: there is no such interface".to_owned(),
-                "dns/UDP/53 is not installed: no room in the map of slots".to_owned(),
-                "the newest version of the configuration is refused".to_owned(),
+                REFUSED.to_owned(),
+                NO_INTERFACE.to_owned(),
+                format!("web/http: {UNREACHABLE}"),
+                format!("dns/UDP/53: {FULL}"),
             ],
             config: ConfigStatus {
                 file: PathBuf::from("/etc/beeline/lb.yaml"),
                 generation: 3,
                 applied: 1_700_090_000,
                 errors: 2,
-                error: Some(
-                    "lb.yaml:12:10: services[1].slots: 5000 is not a power of two; the nearest are 4096 and 8192\n\
-                     lb.yaml:14:24: services[1].backends[0].address: \"10.0.0\" is not an IP address"
-                        .to_owned(),
-                ),
+                error: Some(REFUSED.to_owned()),
                 hash_seed: 7,
             },
             interfaces: vec![attached, missing],
@@ -281,7 +291,7 @@ mod tests {
             reasons: [("forwarded", 1490), ("icmp_error_forwarded", 10), ("unknown_port", 12), ("hairpin", 0)]
                 .map(|(name, count)| (name.to_owned(), count))
                 .into(),
-            maps: vec![map("services", 2, 10_000), map("slots", 4160, 8_388_608)],
+            maps: vec![map("services", 2, 10_000), map("slots", 4096, 4096)],
             tables_built: 5,
         }
     }

@@ -22,7 +22,7 @@ fn status(services: u32, backends: u32) -> Status {
         bytes: u64::MAX,
         reachable: number != 1,
         via: Some("eth0".to_owned()),
-        problem: None,
+        problem: (number == 1).then(|| "no route".to_owned()),
     };
     let service = |number: u32| ServiceStatus {
         label: format!("a service with \"quotes\", a \\ and\na line {number}/http"),
@@ -86,7 +86,7 @@ fn the_largest_page_is_complete() {
     let lines = page.lines().filter(|line| line.starts_with("beeline_backend_packets_total{"));
     assert_eq!(lines.count(), 100_000);
     let last = page.lines().last().expect("a line");
-    assert!(last.starts_with("beeline_backend_draining{") && last.ends_with("backend=\"10.1.134.159\"} 0"), "{last}");
+    assert!(last.starts_with("beeline_backend_reachable{") && last.ends_with("backend=\"10.1.134.159\"} 1"), "{last}");
 }
 
 #[test]

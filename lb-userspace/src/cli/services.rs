@@ -31,7 +31,7 @@ fn render(services: &[ServiceStatus]) -> String {
     ]);
     for service in services {
         let ready = service.backends.iter().filter(|backend| !backend.draining()).count();
-        let unreachable = service.backends.iter().filter(|backend| !backend.reachable).count();
+        let unreachable = service.backends.iter().filter(|backend| backend.unreachable()).count();
         table.row([
             frontend(service),
             service.label.clone(),
@@ -85,7 +85,7 @@ mod tests {
             "\
 VIP                   SERVICE     READY  UNREACHABLE  SLOTS  PACKETS   BYTES  PROBLEM
 198.51.100.10:80/TCP  web/http      2/3            1   4096     1500  600000
-[2001:db8::53]:*/UDP  dns/UDP/53    0/0            0     64        0       0  not installed: no room in the map of slots
+[2001:db8::53]:*/UDP  dns/UDP/53    0/0            0     64        0       0  not installed: no room for more slots: the map holds 4096; raise maps.slots and restart after `beeline detach`
 "
         );
         assert_eq!(render(&[]), "no services\n");
