@@ -1,5 +1,6 @@
 //! What the agent says of itself: the one picture that `/status`, the commands and the metrics are made from.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -138,6 +139,18 @@ pub struct MapStatus {
     pub capacity: u64,
 }
 
+/// How many problems are shown at once: a cable that is out can make one for every backend.
+const PROBLEMS_SHOWN: usize = 20;
+
+impl Status {
+    /// The first problems, as many as people read, and how many more there are.
+    pub fn first_problems(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let more = self.problems.len().saturating_sub(PROBLEMS_SHOWN);
+        let rest = (more > 0).then(|| Cow::Owned(format!("and {more} more: see beeline services, beeline backends")));
+        self.problems.iter().take(PROBLEMS_SHOWN).map(|problem| Cow::Borrowed(problem.as_str())).chain(rest)
+    }
+}
+
 impl ServiceStatus {
     /// The VIP for people; `-` for none.
     pub(crate) fn vip(&self) -> impl fmt::Display + '_ {
@@ -200,6 +213,17 @@ mod tests {
         for name in ["we", "web/", "http", "198.51.100.1", "198.51.100.10:81", ""] {
             assert!(!service.is_called(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_thousand_problems_fit_on_a_screen() {
+        let problems = (0..1000).map(|number| format!("problem {number}")).collect();
+        let status = Status { problems, ..Status::default() };
+        let shown: Vec<_> = status.first_problems().collect();
+        assert_eq!(shown.len(), 21);
+        assert_eq!(shown[19], "problem 19");
+        assert_eq!(shown[20], "and 980 more: see beeline services, beeline backends");
+        assert_eq!(sample().first_problems().collect::<Vec<_>>(), sample().problems);
     }
 
     const UNREACHABLE: &str = "10.0.0.12 does not answer on eth0 (ARP): is that host up, and on this network?";

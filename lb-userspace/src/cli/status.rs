@@ -41,8 +41,8 @@ fn head(status: &Status, now: u64) -> String {
     line(&mut text, &format!("maps of version {}, pinned under {pins}", status.abi));
     if !status.problems.is_empty() {
         text.push_str("\nPROBLEMS\n");
-        for problem in &status.problems {
-            line(&mut text, &format!("- {}", indented(problem, "  ")));
+        for problem in status.first_problems() {
+            line(&mut text, &format!("- {}", indented(&problem, "  ")));
         }
     }
     text
