@@ -62,6 +62,14 @@ impl Server {
         tcp.set_nonblocking(true).with_context(|| format!("metrics.listen: {listen}"))?;
         Ok(Bound { tcp, socket, answer_within: ANSWER_WITHIN })
     }
+
+    /// Removes the socket that a dead agent left, if there is one.
+    ///
+    /// # Errors
+    /// A live agent answers there, something that is no socket is there, or it cannot be removed.
+    pub fn forget(socket: &Path) -> Result<()> {
+        socket::remove_stale(socket)
+    }
 }
 
 fn refused(listen: SocketAddr, error: &io::Error) -> anyhow::Error {
@@ -183,8 +191,8 @@ async fn readyz(State(agent): State<Arc<Agent>>) -> Result<Response, Silence> {
         return Ok("ready\n".into_response());
     }
     let mut text = "not ready\n".to_owned();
-    for problem in &status.problems {
-        text.push_str(problem);
+    for problem in status.first_problems() {
+        text.push_str(&problem);
         text.push('\n');
     }
     Ok((StatusCode::SERVICE_UNAVAILABLE, text).into_response())

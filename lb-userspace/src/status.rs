@@ -1,5 +1,6 @@
 //! What the agent says of itself: the one picture that `/status`, the commands and the metrics are made from.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -119,7 +120,7 @@ pub struct BackendStatus {
     pub packets: u64,
     /// Their bytes, from the clients' IP headers on.
     pub bytes: u64,
-    /// Whether there is a way to it.
+    /// Whether there is a way to it. Without a way or a problem, this host does not send to it, or cannot say yet.
     pub reachable: bool,
     /// The way: device, gateway, MAC, MTU; or `this host`.
     pub via: Option<String>,
@@ -136,6 +137,18 @@ pub struct MapStatus {
     pub used: u64,
     /// As many as fit.
     pub capacity: u64,
+}
+
+/// How many problems are shown at once: a cable that is out can make one for every backend.
+const PROBLEMS_SHOWN: usize = 20;
+
+impl Status {
+    /// The first problems, as many as people read, and how many more there are.
+    pub fn first_problems(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let more = self.problems.len().saturating_sub(PROBLEMS_SHOWN);
+        let rest = (more > 0).then(|| Cow::Owned(format!("and {more} more: see beeline services, beeline backends")));
+        self.problems.iter().take(PROBLEMS_SHOWN).map(|problem| Cow::Borrowed(problem.as_str())).chain(rest)
+    }
 }
 
 impl ServiceStatus {
@@ -162,6 +175,12 @@ impl BackendStatus {
     #[must_use]
     pub fn draining(&self) -> bool {
         self.state == "draining"
+    }
+
+    /// Whether it should be sent to and cannot be.
+    #[must_use]
+    pub fn unreachable(&self) -> bool {
+        !self.reachable && self.problem.is_some()
     }
 }
 
@@ -196,6 +215,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_thousand_problems_fit_on_a_screen() {
+        let problems = (0..1000).map(|number| format!("problem {number}")).collect();
+        let status = Status { problems, ..Status::default() };
+        let shown: Vec<_> = status.first_problems().collect();
+        assert_eq!(shown.len(), 21);
+        assert_eq!(shown[19], "problem 19");
+        assert_eq!(shown[20], "and 980 more: see beeline services, beeline backends");
+        assert_eq!(sample().first_problems().collect::<Vec<_>>(), sample().problems);
+    }
+
+    const UNREACHABLE: &str = "10.0.0.12 does not answer on eth0 (ARP): is that host up, and on this network?";
+    const FULL: &str =
+        "no room for more slots: the map holds 4096; raise maps.slots and restart after `beeline detach`";
+    const NO_INTERFACE: &str = "there is no interface eth1; waiting for it";
+    const REFUSED: &str = "/etc/beeline/lb.yaml:12:10: services[1].slots: 5000 is not a power of two; the nearest are \
+        4096 and 8192\n/etc/beeline/lb.yaml:14:24: services[1].backends[0].address: \"10.0.0\" is not an IP address";
+
     /// A status with a bit of everything.
     pub(crate) fn sample() -> Status {
         let backend = |last, state: &str, slots, problem: Option<&str>| BackendStatus {
@@ -207,7 +244,7 @@ mod tests {
             packets: u64::from(slots) / 4,
             bytes: u64::from(slots) * 100,
             reachable: problem.is_none(),
-            via: problem.is_none().then(|| "eth0, 02:00:00:00:00:02, MTU 1500".to_owned()),
+            via: problem.is_none().then(|| "eth0 02:00:00:00:00:02 mtu 1500".to_owned()),
             problem: problem.map(str::to_owned),
         };
         let web = ServiceStatus {
@@ -219,10 +256,10 @@ mod tests {
             slots: 4096,
             installed: true,
             packets: 1500,
-            bytes: 409_600,
+            bytes: 600_000,
             backends: vec![
                 backend(11, "ready", 3072, None),
-                backend(12, "ready", 1024, Some("no neighbour answers at 10.0.0.12")),
+                backend(12, "ready", 1024, Some(UNREACHABLE)),
                 backend(13, "draining", 0, None),
             ],
             ..ServiceStatus::default()
@@ -234,7 +271,7 @@ mod tests {
             port: 53,
             algorithm: "rendezvous v1".to_owned(),
             slots: 64,
-            problem: Some("no room in the map of slots".to_owned()),
+            problem: Some(FULL.to_owned()),
             ..ServiceStatus::default()
         };
         let map = |name: &str, used, capacity| MapStatus { name: name.to_owned(), used, capacity };
@@ -249,7 +286,7 @@ mod tests {
         let missing = InterfaceStatus {
             name: "eth1".to_owned(),
             edge: true,
-            problem: Some("there is no such interface".to_owned()),
+            problem: Some(NO_INTERFACE.to_owned()),
             ..InterfaceStatus::default()
         };
         Status {
@@ -259,13 +296,18 @@ mod tests {
             started: 1_700_000_000,
             pin_path: PathBuf::from("/sys/fs/bpf/beeline"),
             ready: false,
-            problems: vec!["eth1: there is no such interface".to_owned(), "the newest file is refused".to_owned()],
+            problems: vec![
+                REFUSED.to_owned(),
+                NO_INTERFACE.to_owned(),
+                format!("web/http: {UNREACHABLE}"),
+                format!("dns/UDP/53: {FULL}"),
+            ],
             config: ConfigStatus {
                 file: PathBuf::from("/etc/beeline/lb.yaml"),
                 generation: 3,
                 applied: 1_700_090_000,
                 errors: 2,
-                error: Some("lb.yaml:3:1: a: unknown field\nlb.yaml:4:1: b: unknown field".to_owned()),
+                error: Some(REFUSED.to_owned()),
                 hash_seed: 7,
             },
             interfaces: vec![attached, missing],
@@ -273,7 +315,7 @@ mod tests {
             reasons: [("forwarded", 1490), ("icmp_error_forwarded", 10), ("unknown_port", 12), ("hairpin", 0)]
                 .map(|(name, count)| (name.to_owned(), count))
                 .into(),
-            maps: vec![map("services", 2, 10_000), map("slots", 4160, 8_388_608)],
+            maps: vec![map("services", 2, 10_000), map("slots", 4096, 4096)],
             tables_built: 5,
         }
     }

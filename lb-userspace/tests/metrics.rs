@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use lb_userspace::metrics::render;
 use lb_userspace::status::{BackendStatus, InterfaceStatus, MapStatus, ServiceStatus, Status};
 
+const MISSING: &str = "promtool, of Debian's package prometheus, is missing: run cargo xtask setup";
+
 /// A status with this many services of `backends` backends each.
 fn status(services: u32, backends: u32) -> Status {
     let backend = |service: u32, number: u32| BackendStatus {
@@ -20,7 +22,7 @@ fn status(services: u32, backends: u32) -> Status {
         bytes: u64::MAX,
         reachable: number != 1,
         via: Some("eth0".to_owned()),
-        problem: None,
+        problem: (number == 1).then(|| "no route".to_owned()),
     };
     let service = |number: u32| ServiceStatus {
         label: format!("a service with \"quotes\", a \\ and\na line {number}/http"),
@@ -54,7 +56,7 @@ fn promtool(page: &str) -> (String, bool) {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("promtool, of Debian's package prometheus, is missing: run cargo xtask setup");
+        .expect(MISSING);
     promtool.stdin.take().expect("a pipe").write_all(page.as_bytes()).expect("promtool reads");
     let output = promtool.wait_with_output().expect("promtool ends");
     let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -84,5 +86,19 @@ fn the_largest_page_is_complete() {
     let lines = page.lines().filter(|line| line.starts_with("beeline_backend_packets_total{"));
     assert_eq!(lines.count(), 100_000);
     let last = page.lines().last().expect("a line");
-    assert!(last.starts_with("beeline_backend_draining{") && last.ends_with("backend=\"10.1.134.159\"} 0"), "{last}");
+    assert!(last.starts_with("beeline_backend_reachable{") && last.ends_with("backend=\"10.1.134.159\"} 1"), "{last}");
+}
+
+#[test]
+fn the_documented_rules_are_valid() {
+    let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md"));
+    let (_, rest) = page.split_once("```yaml\n").expect("the rules");
+    let (rules, _) = rest.split_once("```").expect("their end");
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(rules.as_bytes()).expect("a file");
+    let path = file.path().to_str().expect("text");
+    let output = Command::new("promtool").args(["check", "rules", path]).output().expect(MISSING);
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains(&format!("{} rules found", rules.matches("alert:").count())), "{said}");
 }

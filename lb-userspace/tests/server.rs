@@ -177,6 +177,19 @@ async fn a_dead_agents_socket_is_replaced_and_a_live_ones_is_not() {
 }
 
 #[test]
+fn only_a_dead_agents_socket_is_forgotten() {
+    let folder = folder();
+    let socket = folder.path().join("a.sock");
+    Server::forget(&socket).expect("nothing is there");
+    let live = UnixListener::bind(&socket).expect("a socket");
+    let error = Server::forget(&socket).expect_err("a live agent's").to_string();
+    assert!(error.starts_with("another agent (pid ") && socket.exists(), "{error}");
+    drop(live);
+    Server::forget(&socket).expect("a dead agent's");
+    assert!(!socket.exists(), "the socket is still there");
+}
+
+#[test]
 fn what_is_no_socket_stays() {
     let folder = folder();
     let socket = folder.path().join("a.sock");

@@ -116,7 +116,7 @@ fn way(backend: &BackendStatus) -> String {
     match (&backend.problem, backend.reachable) {
         (None, true) => via.to_owned(),
         (Some(problem), true) => format!("{via}; {problem}"),
-        (None, false) => "unreachable".to_owned(),
+        (None, false) => "-".to_owned(),
         (Some(problem), false) => format!("unreachable: {problem}"),
     }
 }
@@ -127,6 +127,13 @@ mod tests {
     use crate::status::sample;
 
     #[test]
+    fn the_documentation_shows_them() {
+        let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md"));
+        let services = sample().services;
+        assert!(page.contains(&render(&rows(&services, &[]).expect("all"))));
+    }
+
+    #[test]
     fn backends_line_up() {
         let services = sample().services;
         let rows = rows(&services, &["web".to_owned()]).expect("a service");
@@ -134,9 +141,9 @@ mod tests {
             render(&rows),
             "\
 SERVICE   BACKEND    STATE     WEIGHT  SLOTS  SHARE  PACKETS   BYTES  WAY
-web/http  10.0.0.11  ready        100   3072  75.0%      768  307200  eth0, 02:00:00:00:00:02, MTU 1500
-web/http  10.0.0.12  ready        100   1024  25.0%      256  102400  unreachable: no neighbour answers at 10.0.0.12
-web/http  10.0.0.13  draining     100      0   0.0%        0       0  eth0, 02:00:00:00:00:02, MTU 1500
+web/http  10.0.0.11  ready        100   3072  75.0%      768  307200  eth0 02:00:00:00:00:02 mtu 1500
+web/http  10.0.0.12  ready        100   1024  25.0%      256  102400  unreachable: 10.0.0.12 does not answer on eth0 (ARP): is that host up, and on this network?
+web/http  10.0.0.13  draining     100      0   0.0%        0       0  eth0 02:00:00:00:00:02 mtu 1500
 "
         );
         let json = serde_json::to_value(&rows).expect("JSON");
@@ -144,6 +151,13 @@ web/http  10.0.0.13  draining     100      0   0.0%        0       0  eth0, 02:0
         assert_eq!(json[1]["vip"], "198.51.100.10");
         assert_eq!(json[1]["address"], "10.0.0.12");
         assert_eq!(json[1]["reachable"], false);
+    }
+
+    #[test]
+    fn a_node_sends_to_no_backend() {
+        let services = sample().services;
+        let node = BackendStatus { reachable: false, via: None, problem: None, ..services[0].backends[0].clone() };
+        assert_eq!(way(&node), "-");
     }
 
     #[test]

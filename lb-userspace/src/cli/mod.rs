@@ -1,4 +1,4 @@
-//! The commands of the `beeline` binary, one file each; [`client`] asks the agent, [`table`] lines up what it says.
+//! The commands of the `beeline` binary, one file each; [`client`] asks the agent, `table` lines up what it says.
 
 pub mod agent;
 pub mod backends;

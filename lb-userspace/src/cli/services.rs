@@ -31,7 +31,7 @@ fn render(services: &[ServiceStatus]) -> String {
     ]);
     for service in services {
         let ready = service.backends.iter().filter(|backend| !backend.draining()).count();
-        let unreachable = service.backends.iter().filter(|backend| !backend.reachable).count();
+        let unreachable = service.backends.iter().filter(|backend| backend.unreachable()).count();
         table.row([
             frontend(service),
             service.label.clone(),
@@ -71,6 +71,12 @@ mod tests {
     use crate::status::sample;
 
     #[test]
+    fn the_documentation_shows_them() {
+        let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md"));
+        assert!(page.contains(&render(&sample().services)));
+    }
+
+    #[test]
     fn services_line_up() {
         let mut services = sample().services;
         services[1].port = 0;
@@ -78,8 +84,8 @@ mod tests {
             render(&services),
             "\
 VIP                   SERVICE     READY  UNREACHABLE  SLOTS  PACKETS   BYTES  PROBLEM
-198.51.100.10:80/TCP  web/http      2/3            1   4096     1500  409600
-[2001:db8::53]:*/UDP  dns/UDP/53    0/0            0     64        0       0  not installed: no room in the map of slots
+198.51.100.10:80/TCP  web/http      2/3            1   4096     1500  600000
+[2001:db8::53]:*/UDP  dns/UDP/53    0/0            0     64        0       0  not installed: no room for more slots: the map holds 4096; raise maps.slots and restart after `beeline detach`
 "
         );
         assert_eq!(render(&[]), "no services\n");

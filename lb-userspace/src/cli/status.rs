@@ -9,7 +9,7 @@ use lb_common::verdict::{Action, Reason};
 use super::client;
 use super::table::{Side, Table};
 use crate::metrics::verdict;
-use crate::status::{ConfigStatus, InterfaceStatus, MapStatus, Status};
+use crate::status::{InterfaceStatus, MapStatus, Status};
 
 /// Asks the agent and prints what it says.
 ///
@@ -24,7 +24,7 @@ pub fn run(asked: &client::Asked) -> Result<()> {
 fn render(status: &Status, now: u64) -> String {
     let parts = [
         head(status, now),
-        config(&status.config, now),
+        config(status, now),
         interfaces(&status.interfaces),
         totals(status),
         reasons(status),
@@ -41,14 +41,15 @@ fn head(status: &Status, now: u64) -> String {
     line(&mut text, &format!("maps of version {}, pinned under {pins}", status.abi));
     if !status.problems.is_empty() {
         text.push_str("\nPROBLEMS\n");
-        for problem in &status.problems {
-            line(&mut text, &format!("- {}", indented(problem, "  ")));
+        for problem in status.first_problems() {
+            line(&mut text, &format!("- {}", indented(&problem, "  ")));
         }
     }
     text
 }
 
-fn config(config: &ConfigStatus, now: u64) -> String {
+fn config(status: &Status, now: u64) -> String {
+    let config = &status.config;
     let mut text = format!("configuration {}: ", config.file.display());
     if config.generation == 0 {
         line(&mut text, "nothing has been applied yet");
@@ -57,6 +58,10 @@ fn config(config: &ConfigStatus, now: u64) -> String {
         line(&mut text, &format!("generation {generation} in force, applied {age} ago, {} refused", config.errors));
     }
     if let Some(error) = &config.error {
+        if status.problems.contains(error) {
+            line(&mut text, "its newest version is REFUSED, see above");
+            return text;
+        }
         line(&mut text, "its newest version is REFUSED:");
         line(&mut text, &format!("  {}", indented(error, "  ")));
     }
@@ -96,7 +101,7 @@ fn totals(status: &Status) -> String {
     let services = &status.services;
     let backends = || services.iter().flat_map(|service| &service.backends);
     let absent = services.iter().filter(|service| !service.installed).count();
-    let unreachable = backends().filter(|backend| !backend.reachable).count();
+    let unreachable = backends().filter(|backend| backend.unreachable()).count();
     let draining = backends().filter(|backend| backend.draining()).count();
     let (packets, bytes) = services.iter().fold((0u64, 0u64), |(packets, bytes), service| {
         (packets.saturating_add(service.packets), bytes.saturating_add(service.bytes))
@@ -181,22 +186,23 @@ beeline 0.1.0, pid 4242, up 1d 1h: NOT READY
 maps of version 1, pinned under /sys/fs/bpf/beeline
 
 PROBLEMS
-- eth1: there is no such interface
-- the newest file is refused
+- /etc/beeline/lb.yaml:12:10: services[1].slots: 5000 is not a power of two; the nearest are 4096 and 8192
+  /etc/beeline/lb.yaml:14:24: services[1].backends[0].address: \"10.0.0\" is not an IP address
+- there is no interface eth1; waiting for it
+- web/http: 10.0.0.12 does not answer on eth0 (ARP): is that host up, and on this network?
+- dns/UDP/53: no room for more slots: the map holds 4096; raise maps.slots and restart after `beeline detach`
 
 configuration /etc/beeline/lb.yaml: generation 3 in force, applied 1m 1s ago, 2 refused
-its newest version is REFUSED:
-  lb.yaml:3:1: a: unknown field
-  lb.yaml:4:1: b: unknown field
+its newest version is REFUSED, see above
 
 INTERFACE  INDEX  ROLES       PROGRAM   PROBLEM
 eth0           2  edge, node  attached
-eth1           -  edge        MISSING   there is no such interface
+eth1           -  edge        MISSING   there is no interface eth1; waiting for it
 
 services   2, 1 not installed
 backends   3, 1 unreachable, 1 draining
 tables     5 built since the start
-forwarded  1500 packets, 409600 bytes
+forwarded  1500 packets, 600000 bytes
 
 VERDICT  PACKETS  REASON                MEANING
 drop          12  unknown_port          Port of a VIP that no service has.
@@ -205,9 +211,24 @@ send          10  icmp_error_forwarded  An ICMP error sent to the backend of the
 
 MAP       USED  CAPACITY  FILL
 services     2     10000    0%
-slots     4160   8388608    0%
+slots     4096      4096  100%
 "
         );
+    }
+
+    #[test]
+    fn the_documentation_shows_it() {
+        let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md"));
+        assert!(page.contains(&render(&sample(), 1_700_090_061)));
+    }
+
+    #[test]
+    fn a_refusal_that_is_no_problem_is_shown_in_its_place() {
+        let mut status = sample();
+        status.problems.clear();
+        let text = config(&status, status.config.applied);
+        let said = "REFUSED:\n  /etc/beeline/lb.yaml:12:10: services[1].slots: 5000 is";
+        assert!(text.contains(said) && text.contains("\n  /etc/beeline/lb.yaml:14:24: "), "{text}");
     }
 
     #[test]

@@ -81,7 +81,10 @@ fn lock(folder: &Path) -> Result<Flock<File>> {
 }
 
 /// Removes the socket that an agent left which is no more.
-fn remove_stale(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// A live agent has it, something that is no socket is there, or it cannot be removed.
+pub(super) fn remove_stale(path: &Path) -> Result<()> {
     let shown = path.display();
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
