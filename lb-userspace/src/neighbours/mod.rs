@@ -21,6 +21,7 @@ mod addresses;
 mod entries;
 mod kernel;
 mod links;
+mod path_mtu;
 mod resolve;
 mod routes;
 mod tables;
@@ -108,8 +109,12 @@ impl Neighbours {
     /// Outside a tokio runtime with I/O and time enabled.
     pub fn spawn(destinations: tokio::sync::watch::Receiver<BTreeSet<IpAddr>>) -> anyhow::Result<Watching> {
         let sockets = kernel::Sockets::open_watching().context("watching routes and neighbours")?;
+        let path_mtu = path_mtu::PathMtu::open().unwrap_or_else(|error| {
+            tracing::warn!("path MTUs towards backends are not learned from the network: {error:#}");
+            path_mtu::PathMtu::without()
+        });
         let (publisher, snapshots) = tokio::sync::watch::channel(Arc::default());
-        let task = tokio::spawn(watch::Watch::new(sockets, destinations, publisher).run());
+        let task = tokio::spawn(watch::Watch::new(sockets, path_mtu, destinations, publisher).run());
         Ok((snapshots, task))
     }
 }

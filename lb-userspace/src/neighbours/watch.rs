@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::entries::{Entry, Key, Support, Want};
 use super::kernel::{Error, Event, Sockets};
+use super::path_mtu::PathMtu;
 use super::routes::Answer;
 use super::tables::{Change, Tables};
 use super::{Snapshot, resolve};
@@ -48,6 +49,7 @@ struct Dirty {
 /// The state of the task.
 pub(super) struct Watch {
     sockets: Sockets,
+    path_mtu: PathMtu,
     wanted: watch::Receiver<BTreeSet<IpAddr>>,
     publisher: watch::Sender<Arc<Snapshot>>,
     tables: Tables,
@@ -63,11 +65,13 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn new(
         sockets: Sockets,
+        path_mtu: PathMtu,
         wanted: watch::Receiver<BTreeSet<IpAddr>>,
         publisher: watch::Sender<Arc<Snapshot>>,
     ) -> Self {
         Self {
             sockets,
+            path_mtu,
             wanted,
             publisher,
             tables: Tables::default(),
@@ -100,6 +104,12 @@ impl Watch {
                         return Ok(());
                     }
                     act_at = Some(Instant::now());
+                }
+                () = self.path_mtu.news() => {
+                    // It says which path, but the kernel knows better what it made of it.
+                    self.dirty.routes = true;
+                    let settled = Instant::now() + SETTLE;
+                    act_at = Some(act_at.map_or(settled, |at| at.min(settled)));
                 }
                 () = self.publisher.closed() => return Ok(()),
                 () = sleep_until(next) => {
