@@ -1,6 +1,6 @@
 //! The agent: one loop that takes what the source says and what the kernel says, and brings the datapath there.
 //!
-//! [`routes`] turns what the kernel knows into the plan's terms, [`interfaces`] keeps programs on interfaces, [`report`]
+//! `routes` turns what the kernel knows into the plan's terms, `interfaces` keeps programs on interfaces, `report`
 //! answers questions. Everything runs in one task; nothing is shared.
 
 mod interfaces;
@@ -132,7 +132,7 @@ impl Agent {
         let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
         let mut watch = Watch::new(&self.file)?;
-        self.first_routes().await;
+        self.first_routes(&mut asked).await;
         self.converge();
         self.in_force();
         loop {
@@ -158,13 +158,29 @@ impl Agent {
     }
 
     /// Wait until the kernel has said how every backend is reached, so that an adopted datapath loses no next hop.
-    async fn first_routes(&mut self) {
+    async fn first_routes(&mut self, asked: &mut mpsc::Receiver<oneshot::Sender<Status>>) {
         let wanted = destinations(&self.config, &self.desired);
-        let known = self.snapshots.wait_for(|snapshot| {
-            !snapshot.links.is_empty() && wanted.iter().all(|address| snapshot.paths.contains_key(address))
-        });
-        if tokio::time::timeout(FIRST_ROUTES, known).await.is_err() {
-            tracing::warn!("the kernel has not said yet how every backend is reached; going on without");
+        let patience = tokio::time::Instant::now() + FIRST_ROUTES;
+        loop {
+            let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
+            if !snapshot.links.is_empty() && wanted.iter().all(|address| snapshot.paths.contains_key(address)) {
+                return;
+            }
+            tokio::select! {
+                changed = self.snapshots.changed() => {
+                    // The loop that follows says what happened.
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                Some(question) = asked.recv() => {
+                    let _ = question.send(self.report());
+                }
+                () = tokio::time::sleep_until(patience) => {
+                    tracing::warn!("the kernel has not said yet how every backend is reached; going on without");
+                    return;
+                }
+            }
         }
     }
 
@@ -323,10 +339,7 @@ async fn sleep_until(wake: Option<Instant>) {
 /// # Errors
 /// An agent is running, or something cannot be removed.
 pub async fn detach(pin_path: &Path) -> Result<String> {
-    let socket = socket_path(pin_path);
-    if tokio::net::UnixStream::connect(&socket).await.is_ok() {
-        bail!("an agent is running with these pins (it answers at {}): stop it first", socket.display());
-    }
+    Server::forget(&socket_path(pin_path))?;
     let removed = crate::datapath::pins::Pins::new(pin_path).remove()?;
     let neighbours = if removed.links > 0 { crate::neighbours::release().await? } else { 0 };
     let path = pin_path.display();

@@ -1,6 +1,6 @@
 //! The agent's answer to "how are you": one [`Status`] from everything that it knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lb_common::maps::{ABI_VERSION, Counter, ServiceKey};
@@ -55,10 +55,16 @@ impl Agent {
         problems.extend(self.problems.iter().cloned());
         for service in &services {
             problems.extend(service.problem.iter().map(|problem| format!("{}: {problem}", service.label)));
-            for backend in &service.backends {
-                problems.extend(backend.problem.iter().map(|problem| format!("{}: {problem}", service.label)));
-            }
         }
+        // A backend of many services is one thing to look at.
+        let unreachable: BTreeSet<_> = services
+            .iter()
+            .flat_map(|service| &service.backends)
+            .filter_map(|backend| {
+                backend.problem.as_ref().map(|problem| format!("backend {}: {problem}", backend.address))
+            })
+            .collect();
+        problems.extend(unreachable);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi: ABI_VERSION,
