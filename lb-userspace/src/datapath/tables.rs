@@ -11,7 +11,8 @@ use anyhow::{Result, anyhow, bail};
 use lb_common::address::family_of;
 use lb_common::flow::HashKeys;
 use lb_common::maps::{
-    BACKEND_AGENT, BACKEND_IPV6, Backend, Dispatch, NextHop, SLOTS_UNIT, ServiceId, ServiceKey, ServiceWord, prefilter,
+    BACKEND_AGENT, BACKEND_IPV6, Backend, Dispatch, NextHop, SLOTS_UNIT, ServiceId, ServiceKey, ServiceWord, VIP_MARK,
+    prefilter,
 };
 use lb_common::table::region::Regions;
 
@@ -188,13 +189,15 @@ impl<S: Store> Tables<S> {
                 }
                 Freed::Counter(counter) => self.counters.give(counter),
                 Freed::NextHop(number) => self.hops.give(number),
-                Freed::Regions(Regioned { slots, backends }) => {
-                    // Both were allocated or reserved here; a refusal would be a second free, which leaks nothing.
-                    let _ = self.slots.free(slots.base, slots.log2);
-                    let _ = self.backends.free(backends.base, backends.log2);
-                }
+                Freed::Regions(regions) => self.free_regions(regions),
             }
         }
+    }
+
+    fn free_regions(&mut self, Regioned { slots, backends }: Regioned) {
+        // Both were allocated or reserved here; a refusal would be a second free, which leaks nothing.
+        let _ = self.slots.free(slots.base, slots.log2);
+        let _ = self.backends.free(backends.base, backends.log2);
     }
 
     /// Carry out one step.
@@ -214,7 +217,7 @@ impl<S: Store> Tables<S> {
             Step::SetNextHops(changes) => self.set_next_hops(changes, now),
             Step::AddTunnelAddress(address) => {
                 self.use_prefilter(*address);
-                self.store.set_tunnel_address(*address, true)?;
+                self.store.set_tunnel_address(*address, true).inspect_err(|_| self.unuse_prefilter(*address))?;
                 self.tunnel_addresses.insert(*address);
                 Ok(())
             }
@@ -252,51 +255,108 @@ impl<S: Store> Tables<S> {
         }
         let before = self.installed.get(&key).cloned();
         let counters = self.counters_for(spec, before.as_ref())?;
-        let regions = match table.as_deref() {
-            Some(table) => Some(self.write_regions(spec, &counters, table).inspect_err(|_| {
+        match self.write_service(key, spec, &counters, table.as_deref(), before.as_ref()) {
+            Ok(new) => {
+                if let Some(there) = before {
+                    self.retire(&there, &new.backends, now);
+                }
+                self.installed.insert(key, new);
+                Ok(())
+            }
+            Err(error) => {
                 self.give_new_counters(&counters, before.as_ref());
-            })?),
+                Err(error)
+            }
+        }
+    }
+
+    /// Write a service where no packet looks, then let packets look there. What was taken is given back if that fails.
+    fn write_service(
+        &mut self,
+        key: ServiceKey,
+        spec: &ServiceSpec,
+        counters: &BTreeMap<IpAddr, u32>,
+        table: Option<&[u16]>,
+        before: Option<&Installed>,
+    ) -> Result<Installed> {
+        let regions = match table {
+            Some(table) => Some(self.write_regions(spec, counters, table)?),
             None => None,
         };
-        let id = match &before {
-            Some(there) => there.id,
-            None => self.ids.take().ok_or_else(|| full("services", self.store.capacity().services))?,
-        };
         let word = regions.map_or(ServiceWord::EMPTY, |regions| word_of(&regions, spec));
+        let id = match before {
+            Some(there) => {
+                self.store.set_word(there.id, word);
+                there.id
+            }
+            None => self.write_key(key, word).inspect_err(|_| {
+                // No key led there: no packet can follow it.
+                if let Some(regions) = regions {
+                    self.free_regions(regions);
+                }
+            })?,
+        };
+        let backends = installed_backends(spec, counters, table, |address| self.hop_number(address));
+        Ok(Installed { id, spec: Some(spec.clone()), backends, regions })
+    }
+
+    /// Give a new service an id, and let packets find it.
+    fn write_key(&mut self, key: ServiceKey, word: ServiceWord) -> Result<ServiceId> {
+        let id = self.ids.take().ok_or_else(|| full("services", self.store.capacity().services))?;
         self.store.set_word(id, word);
-        if before.is_none() {
-            self.show_service(key, id)?;
-        }
-        let backends = installed_backends(spec, &counters, table.as_deref(), |address| self.hop_number(address));
-        if let Some(there) = before {
-            self.retire(&there, &backends, now);
-        }
-        self.installed.insert(key, Installed { id, spec: Some(spec.clone()), backends, regions });
-        Ok(())
+        self.show_service(key, id).inspect_err(|_| {
+            self.store.set_word(id, ServiceWord::EMPTY);
+            self.ids.give(id);
+        })?;
+        Ok(id)
     }
 
     /// Let packets find a new service: the prefilter's bit, the mark of its VIP, then its key.
     fn show_service(&mut self, key: ServiceKey, id: ServiceId) -> Result<()> {
-        let vip = ServiceKey::vip(key.address(), key.family());
-        let first = !self.installed.keys().any(|other| other.address() == key.address());
+        let first = !self.has_vip(&key);
         self.use_prefilter(key_address(&key));
-        if first {
-            self.store.insert_service(vip, lb_common::maps::VIP_MARK)?;
+        let shown = self.insert_keys(key, id, first);
+        if shown.is_err() {
+            self.unuse_prefilter(key_address(&key));
         }
-        self.store.insert_service(key, id)
+        shown
+    }
+
+    fn insert_keys(&mut self, key: ServiceKey, id: ServiceId, first: bool) -> Result<()> {
+        let vip = ServiceKey::vip(key.address(), key.family());
+        if first {
+            self.store.insert_service(vip, VIP_MARK)?;
+        }
+        self.store.insert_service(key, id).inspect_err(|_| {
+            if first {
+                // The mark alone does no harm, and whoever adopts the maps removes it: the first error says more.
+                let _ = self.store.remove_service(vip);
+            }
+        })
+    }
+
+    /// Whether a service has the same VIP.
+    pub(super) fn has_vip(&self, key: &ServiceKey) -> bool {
+        // Keys are ordered by address first; the same words may be an IPv4 and an IPv6 address.
+        let from = ServiceKey::from_words([key.to_words()[0], key.to_words()[1], 0]);
+        let same = self.installed.range(from..).map(|(other, _)| other);
+        same.take_while(|other| other.address() == key.address()).any(|other| other.family() == key.family())
     }
 
     fn remove_service(&mut self, key: ServiceKey, now: Instant) -> Result<()> {
-        let Some(there) = self.installed.get(&key).cloned() else { return Ok(()) };
-        self.store.remove_service(key)?;
-        self.installed.remove(&key);
-        if !self.installed.keys().any(|other| other.address() == key.address() && other.family() == key.family()) {
-            self.store.remove_service(ServiceKey::vip(key.address(), key.family()))?;
+        if !self.installed.contains_key(&key) {
+            return Ok(());
         }
+        self.store.remove_service(key)?;
+        let Some(there) = self.installed.remove(&key) else { return Ok(()) };
+        let last = !self.has_vip(&key);
+        let unmarked =
+            if last { self.store.remove_service(ServiceKey::vip(key.address(), key.family())) } else { Ok(()) };
         self.unuse_prefilter(key_address(&key));
-        self.retire(&there, &BTreeMap::new(), now);
+        // Its id first: the word at it is cleared before what the word points at is given out again.
         self.freed.add(now, Freed::Service(there.id));
-        Ok(())
+        self.retire(&there, &BTreeMap::new(), now);
+        unmarked
     }
 
     /// Put what a service no longer uses into quarantine.
@@ -345,7 +405,11 @@ impl<S: Store> Tables<S> {
                         self.give_new_counters(&counters, before);
                         return Err(full("backends", self.store.capacity().counters));
                     };
-                    self.store.reset_counter(counter)?;
+                    if let Err(error) = self.store.reset_counter(counter) {
+                        self.counters.give(counter);
+                        self.give_new_counters(&counters, before);
+                        return Err(error);
+                    }
                     counter
                 }
             };
