@@ -215,6 +215,7 @@ impl<S: Store> Tables<S> {
                 Ok(())
             }
             Step::SetNextHops(changes) => self.set_next_hops(changes, now),
+            Step::ForgetNextHops(addresses) => self.forget_next_hops(addresses, now),
             Step::AddTunnelAddress(address) => {
                 self.use_prefilter(*address);
                 self.store.set_tunnel_address(*address, true).inspect_err(|_| self.unuse_prefilter(*address))?;
@@ -296,13 +297,17 @@ impl<S: Store> Tables<S> {
                 }
             })?,
         };
-        let backends = installed_backends(spec, counters, table, |address| self.hop_number(address));
+        let hop = |address: &IpAddr, backend: &BackendSpec| match regions {
+            Some(_) => self.hop_for(address, backend),
+            None => 0,
+        };
+        let backends = installed_backends(spec, counters, table, hop);
         Ok(Installed { id, spec: Some(spec.clone()), backends, regions })
     }
 
     /// Give a new service an id, and let packets find it.
     fn write_key(&mut self, key: ServiceKey, word: ServiceWord) -> Result<ServiceId> {
-        let id = self.ids.take().ok_or_else(|| full("services", self.store.capacity().services))?;
+        let id = self.ids.take().ok_or_else(|| full("services", "services", self.store.capacity().services))?;
         self.store.set_word(id, word);
         self.show_service(key, id).inspect_err(|_| {
             self.store.set_word(id, ServiceWord::EMPTY);
@@ -403,7 +408,7 @@ impl<S: Store> Tables<S> {
                 None => {
                     let Some(counter) = self.counters.take() else {
                         self.give_new_counters(&counters, before);
-                        return Err(full("backends", self.store.capacity().counters));
+                        return Err(full("backends", "backends", self.store.capacity().counters));
                     };
                     if let Err(error) = self.store.reset_counter(counter) {
                         self.counters.give(counter);
@@ -436,15 +441,15 @@ impl<S: Store> Tables<S> {
         let log2_backends = spec.backends.len().next_power_of_two().ilog2();
         let log2_slots = table.len().ilog2();
         let Some(backends) = self.backends.allocate(log2_backends) else {
-            return Err(full("backends", 1 << self.store.capacity().log2_backends.saturating_sub(1)));
+            return Err(full("backends", "backends", 1 << self.store.capacity().log2_backends.saturating_sub(1)));
         };
         let Some(slots) = self.slots.allocate(log2_slots) else {
             let _ = self.backends.free(backends, log2_backends);
-            return Err(full("slots", 1 << self.store.capacity().log2_slots));
+            return Err(full("slots", "slots", 1 << self.store.capacity().log2_slots));
         };
         for (place, (address, backend)) in spec.backends.iter().enumerate() {
             let counter = counters.get(address).copied().unwrap_or_default();
-            let entry = entry_of(address, backend, counter, self.hop_number(address), log2_backends);
+            let entry = entry_of(address, backend, counter, self.hop_for(address, backend), log2_backends);
             self.store.write_backend(backends + place as u32, &entry);
         }
         // What an earlier service left behind must not look like a backend to whoever adopts the maps.
@@ -456,73 +461,6 @@ impl<S: Store> Tables<S> {
             slots: Region { base: slots, log2: log2_slots },
             backends: Region { base: backends, log2: log2_backends },
         })
-    }
-
-    fn hop_number(&self, address: &IpAddr) -> u32 {
-        let hop = self.next_hops.get(address);
-        hop.and_then(|hop| self.hop_numbers.get(&hop.to_words())).map_or(0, |(number, _)| *number)
-    }
-
-    fn set_next_hops(&mut self, changes: &BTreeMap<IpAddr, Option<NextHop>>, now: Instant) -> Result<()> {
-        let mut failure = None;
-        for (address, change) in changes {
-            let number = match change {
-                Some(hop) => match self.take_hop(hop) {
-                    Ok(number) => number,
-                    Err(error) => {
-                        failure = Some(error);
-                        continue;
-                    }
-                },
-                None => 0,
-            };
-            let before = match change {
-                Some(hop) => self.next_hops.insert(*address, *hop),
-                None => self.next_hops.remove(address),
-            };
-            if let Some(before) = before {
-                self.give_hop(&before, now);
-            }
-            self.point_backends(address, number);
-        }
-        failure.map_or(Ok(()), Err)
-    }
-
-    /// Let every entry of a backend use this next hop.
-    fn point_backends(&mut self, address: &IpAddr, number: u32) {
-        for there in self.installed.values_mut() {
-            let Some(regions) = there.regions else { continue };
-            if !there.backends.contains_key(address) {
-                continue;
-            }
-            for (place, (other, backend)) in there.backends.iter_mut().enumerate() {
-                if other == address && backend.next_hop != number {
-                    backend.next_hop = number;
-                    self.store.set_backend_next_hop(regions.backends.base + place as u32, number);
-                }
-            }
-        }
-    }
-
-    fn take_hop(&mut self, hop: &NextHop) -> Result<u32> {
-        if let Some((number, users)) = self.hop_numbers.get_mut(&hop.to_words()) {
-            *users += 1;
-            return Ok(*number);
-        }
-        let number = self.hops.take().ok_or_else(|| full("next hops", self.store.capacity().next_hops))?;
-        self.store.write_next_hop(number, hop).inspect_err(|_| self.hops.give(number))?;
-        self.hop_numbers.insert(hop.to_words(), (number, 1));
-        Ok(number)
-    }
-
-    fn give_hop(&mut self, hop: &NextHop, now: Instant) {
-        let words = hop.to_words();
-        let Some((number, users)) = self.hop_numbers.get_mut(&words) else { return };
-        *users -= 1;
-        if *users == 0 {
-            self.freed.add(now, Freed::NextHop(*number));
-            self.hop_numbers.remove(&words);
-        }
     }
 
     pub(super) fn use_prefilter(&mut self, address: IpAddr) {
@@ -577,7 +515,7 @@ fn installed_backends(
     spec: &ServiceSpec,
     counters: &BTreeMap<IpAddr, u32>,
     table: Option<&[u16]>,
-    next_hop: impl Fn(&IpAddr) -> u32,
+    next_hop: impl Fn(&IpAddr, &BackendSpec) -> u32,
 ) -> BTreeMap<IpAddr, InstalledBackend> {
     let mut owned = vec![0u32; spec.backends.len()];
     for place in table.unwrap_or_default() {
@@ -585,20 +523,19 @@ fn installed_backends(
             *count += 1;
         }
     }
-    let backends = spec.backends.keys().zip(owned);
-    let installed = backends.map(|(address, slots)| {
+    let backends = spec.backends.iter().zip(owned);
+    let installed = backends.map(|((address, backend), slots)| {
         let counter = counters.get(address).copied().unwrap_or_default();
-        (*address, InstalledBackend { counter, next_hop: next_hop(address), slots })
+        (*address, InstalledBackend { counter, next_hop: next_hop(address, backend), slots })
     });
     installed.collect()
 }
 
-fn full(what: &str, capacity: u32) -> anyhow::Error {
-    anyhow!(
-        "no room for more {what}: the map holds {capacity}; raise maps.{} and restart after `beeline detach`",
-        what.replace(' ', "")
-    )
+/// What does not fit, and the size of the configuration's `maps` that makes room for it.
+fn full(what: &str, size: &str, capacity: u32) -> anyhow::Error {
+    anyhow!("no room for more {what}: the map holds {capacity}; raise maps.{size} and restart after `beeline detach`")
 }
 
+mod hops;
 #[cfg(test)]
 mod tests;
