@@ -54,7 +54,7 @@ pub struct InstalledBackend {
 pub struct Installed {
     /// Its id.
     pub id: ServiceId,
-    /// What it was made from; `None` until it is compared after an adoption.
+    /// What it was made from; `None` until it is compared after an adoption or a change of the seed.
     pub spec: Option<ServiceSpec>,
     /// Its backends, by address, in the order of their places.
     pub backends: BTreeMap<IpAddr, InstalledBackend>,
@@ -206,14 +206,7 @@ impl<S: Store> Tables<S> {
     /// A map is full, or the kernel refuses; what was there before is still there.
     pub fn apply(&mut self, step: &Step, now: Instant) -> Result<()> {
         match step {
-            Step::SetSeed(seed) => {
-                let keys = HashKeys::from_seed(*seed);
-                if self.store.hash_keys()? != keys {
-                    self.store.set_hash_keys(&keys)?;
-                }
-                self.seed = Some(*seed);
-                Ok(())
-            }
+            Step::SetSeed(seed) => self.set_seed(*seed),
             Step::SetNextHops(changes) => self.set_next_hops(changes, now),
             Step::ForgetNextHops(addresses) => self.forget_next_hops(addresses, now),
             Step::AddTunnelAddress(address) => {
@@ -243,11 +236,29 @@ impl<S: Store> Tables<S> {
         }
     }
 
+    fn set_seed(&mut self, seed: u64) -> Result<()> {
+        let keys = HashKeys::from_seed(seed);
+        if self.store.hash_keys()? != keys {
+            self.store.set_hash_keys(&keys)?;
+        }
+        if self.seed.replace(seed) != Some(seed) {
+            // Their tables are another seed's: each is to be compared, now or once there is room for it.
+            self.installed.values_mut().for_each(|there| there.spec = None);
+        }
+        Ok(())
+    }
+
     fn put_service(&mut self, key: ServiceKey, spec: &ServiceSpec, now: Instant) -> Result<()> {
         if spec.backends.len() > lb_common::maps::MAX_BACKENDS_PER_SERVICE {
             bail!("{} backends are more than the {} of a service", spec.backends.len(), 1 << 16);
         }
-        let table = self.builder.table(self.seed.unwrap_or_default(), spec)?;
+        let Some(seed) = self.seed else {
+            bail!("the keys of the flow hash are not written yet: no table can be built")
+        };
+        if self.installed.get(&key).is_some_and(|there| there.spec.as_ref() == Some(spec)) {
+            return Ok(());
+        }
+        let table = self.builder.table(seed, spec)?;
         if self.is_installed(&key, spec, table.as_deref()) {
             if let Some(there) = self.installed.get_mut(&key) {
                 there.spec = Some(spec.clone());
@@ -376,22 +387,27 @@ impl<S: Store> Tables<S> {
         }
     }
 
-    /// Whether exactly this is in the maps already: known from its spec, or compared word for word after an adoption.
+    /// Whether exactly this is in the maps already, compared word for word where what was there is not known.
     fn is_installed(&self, key: &ServiceKey, spec: &ServiceSpec, table: Option<&[u16]>) -> bool {
         let Some(there) = self.installed.get(key) else { return false };
-        if there.spec.is_some() || !there.backends.keys().eq(spec.backends.keys()) {
+        if there.spec.is_some() {
             return false;
         }
         let word = self.store.word(there.id);
         let (Some(regions), Some(table)) = (there.regions, table) else {
+            // Without a table there are no entries to compare, and no packets to count.
             return table.is_none() && word.is_empty();
         };
-        if word != word_of(&regions, spec) || 1usize << word.log2_slots() != table.len() {
+        if !there.backends.keys().eq(spec.backends.keys())
+            || word != word_of(&regions, spec)
+            || 1usize << word.log2_slots() != table.len()
+        {
             return false;
         }
         let same_backends = spec.backends.iter().enumerate().all(|(place, (address, backend))| {
             let entry = self.store.backend(regions.backends.base + place as u32);
-            let want = entry_of(address, backend, entry.counter, entry.next_hop, regions.backends.log2);
+            let next_hop = self.hop_for(address, backend);
+            let want = entry_of(address, backend, entry.counter, next_hop, regions.backends.log2);
             entry == want
         });
         let mut slots = vec![0; table.len()];

@@ -150,7 +150,7 @@ fn tunnel(address: &IpAddr, route: Option<&Route>, sources: &TunnelSource) -> (D
 pub struct Actual {
     /// Seed of hash and tables; `None` before the first one was written or when another agent wrote it.
     pub hash_seed: Option<u64>,
-    /// The services; `None` for one that another agent left and nobody has compared yet.
+    /// The services; `None` for one that another agent left, or another seed, and nobody has compared yet.
     pub services: BTreeMap<ServiceKey, Option<ServiceSpec>>,
     /// Next hops in use.
     pub next_hops: BTreeMap<IpAddr, NextHop>,
