@@ -71,9 +71,10 @@ impl Installed {
 
 /// What waits in quarantine.
 #[derive(Debug)]
-enum Freed {
+pub(super) enum Freed {
     Service(ServiceId),
-    Regions(Regioned),
+    Slots(Region),
+    Backends(Region),
     Counter(u32),
     NextHop(u32),
 }
@@ -109,7 +110,7 @@ pub struct Tables<S> {
     pub(super) hops: Numbers,
     pub(super) slots: Regions,
     pub(super) backends: Regions,
-    freed: Quarantine<Freed>,
+    pub(super) freed: Quarantine<Freed>,
     builder: Builder,
 }
 
@@ -189,13 +190,18 @@ impl<S: Store> Tables<S> {
                 }
                 Freed::Counter(counter) => self.counters.give(counter),
                 Freed::NextHop(number) => self.hops.give(number),
-                Freed::Regions(regions) => self.free_regions(regions),
+                // Both were allocated or reserved here; a refusal would be a second free, which leaks nothing.
+                Freed::Slots(Region { base, log2 }) => {
+                    let _ = self.slots.free(base, log2);
+                }
+                Freed::Backends(Region { base, log2 }) => {
+                    let _ = self.backends.free(base, log2);
+                }
             }
         }
     }
 
     fn free_regions(&mut self, Regioned { slots, backends }: Regioned) {
-        // Both were allocated or reserved here; a refusal would be a second free, which leaks nothing.
         let _ = self.slots.free(slots.base, slots.log2);
         let _ = self.backends.free(backends.base, backends.log2);
     }
@@ -378,7 +384,8 @@ impl<S: Store> Tables<S> {
     /// Put what a service no longer uses into quarantine.
     fn retire(&mut self, there: &Installed, kept: &BTreeMap<IpAddr, InstalledBackend>, now: Instant) {
         if let Some(regions) = there.regions {
-            self.freed.add(now, Freed::Regions(regions));
+            self.freed.add(now, Freed::Slots(regions.slots));
+            self.freed.add(now, Freed::Backends(regions.backends));
         }
         for (address, backend) in &there.backends {
             if !kept.contains_key(address) {
