@@ -18,13 +18,12 @@ impl<S: Store> Tables<S> {
     ///
     /// # Errors
     /// The maps cannot be read or written.
-    pub fn adopt(store: S) -> Result<(Self, Vec<String>)> {
+    pub fn adopt(store: S, now: Instant) -> Result<(Self, Vec<String>)> {
         let mut tables = Self::new(store);
         let mut notes = Vec::new();
         let (marks, services): (Vec<_>, Vec<_>) =
             tables.store.services()?.into_iter().partition(|(key, _)| key.is_vip_mark());
         let marks: BTreeSet<_> = marks.into_iter().map(|(mark, _)| mark).collect();
-        let now = Instant::now();
         for (key, id) in services {
             let mut taken = Vec::new();
             match tables.adopt_service(id, &mut taken) {
@@ -42,8 +41,10 @@ impl<S: Store> Tables<S> {
         tables.adopt_next_hops(now);
         tables.tunnel_addresses = tables.store.tunnel_addresses()?.into_iter().collect();
         tables.trusted = tables.store.trusted()?.into_iter().collect();
-        tables.adopt_prefilter();
+        // As for every change: bits before keys, and gone after them.
+        tables.add_bits();
         tables.adopt_marks(&marks)?;
+        tables.clear_other_bits();
         Ok((tables, notes))
     }
 
@@ -167,12 +168,16 @@ impl<S: Store> Tables<S> {
         Ok(())
     }
 
-    /// Bring the prefilter to what the keys say: bits of what is there first, then no others.
-    fn adopt_prefilter(&mut self) {
+    /// Set the bits of the prefilter that the keys ask for.
+    fn add_bits(&mut self) {
         let addresses: Vec<_> = self.installed.keys().map(key_address).chain(self.tunnel_addresses.clone()).collect();
         for address in addresses {
             self.use_prefilter(address);
         }
+    }
+
+    /// Clear those that no key asks for.
+    fn clear_other_bits(&mut self) {
         let mut wanted = BTreeMap::<u32, u64>::new();
         for (word, bit) in self.prefilter_users.keys() {
             *wanted.entry(*word).or_default() |= bit;
