@@ -51,7 +51,7 @@ impl Datapath {
         pins.prepare()?;
         check_pins(&pins, sizes)?;
         let mut object = object::load(sizes, Some(&pins.maps()), debug)?;
-        let (tables, notes) = Tables::adopt(KernelMaps::new(&mut object)?)?;
+        let (tables, notes) = Tables::adopt(KernelMaps::new(&mut object)?, std::time::Instant::now())?;
         for note in notes {
             tracing::warn!("what another agent left does not hold together: {note}");
         }

@@ -11,6 +11,8 @@ pub const QUARANTINE: Duration = Duration::from_secs(1);
 /// A set of numbers below a limit, the lowest given out first.
 #[derive(Debug)]
 pub(super) struct Numbers {
+    #[cfg(test)]
+    first: u32,
     next: u32,
     limit: u32,
     free: BTreeSet<u32>,
@@ -20,7 +22,13 @@ impl Numbers {
     /// All of `first..limit` are free.
     #[must_use]
     pub(super) fn new(first: u32, limit: u32) -> Self {
-        Self { next: first, limit, free: BTreeSet::new() }
+        Self {
+            #[cfg(test)]
+            first,
+            next: first,
+            limit,
+            free: BTreeSet::new(),
+        }
     }
 
     /// Take the lowest free number.
@@ -45,6 +53,12 @@ impl Numbers {
         self.free.extend(self.next..number);
         self.next = number + 1;
         true
+    }
+
+    /// How many are taken.
+    #[cfg(test)]
+    pub(super) fn taken(&self) -> u32 {
+        self.next - self.first - self.free.len() as u32
     }
 
     /// Give a number back.

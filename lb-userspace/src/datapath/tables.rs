@@ -11,7 +11,8 @@ use anyhow::{Result, anyhow, bail};
 use lb_common::address::family_of;
 use lb_common::flow::HashKeys;
 use lb_common::maps::{
-    BACKEND_AGENT, BACKEND_IPV6, Backend, Dispatch, NextHop, SLOTS_UNIT, ServiceId, ServiceKey, ServiceWord, prefilter,
+    BACKEND_AGENT, BACKEND_IPV6, Backend, Dispatch, NextHop, SLOTS_UNIT, ServiceId, ServiceKey, ServiceWord, VIP_MARK,
+    prefilter,
 };
 use lb_common::table::region::Regions;
 
@@ -53,7 +54,7 @@ pub struct InstalledBackend {
 pub struct Installed {
     /// Its id.
     pub id: ServiceId,
-    /// What it was made from; `None` until it is compared after an adoption.
+    /// What it was made from; `None` until it is compared after an adoption or a change of the seed.
     pub spec: Option<ServiceSpec>,
     /// Its backends, by address, in the order of their places.
     pub backends: BTreeMap<IpAddr, InstalledBackend>,
@@ -70,9 +71,10 @@ impl Installed {
 
 /// What waits in quarantine.
 #[derive(Debug)]
-enum Freed {
+pub(super) enum Freed {
     Service(ServiceId),
-    Regions(Regioned),
+    Slots(Region),
+    Backends(Region),
     Counter(u32),
     NextHop(u32),
 }
@@ -108,7 +110,7 @@ pub struct Tables<S> {
     pub(super) hops: Numbers,
     pub(super) slots: Regions,
     pub(super) backends: Regions,
-    freed: Quarantine<Freed>,
+    pub(super) freed: Quarantine<Freed>,
     builder: Builder,
 }
 
@@ -188,13 +190,20 @@ impl<S: Store> Tables<S> {
                 }
                 Freed::Counter(counter) => self.counters.give(counter),
                 Freed::NextHop(number) => self.hops.give(number),
-                Freed::Regions(Regioned { slots, backends }) => {
-                    // Both were allocated or reserved here; a refusal would be a second free, which leaks nothing.
-                    let _ = self.slots.free(slots.base, slots.log2);
-                    let _ = self.backends.free(backends.base, backends.log2);
+                // Both were allocated or reserved here; a refusal would be a second free, which leaks nothing.
+                Freed::Slots(Region { base, log2 }) => {
+                    let _ = self.slots.free(base, log2);
+                }
+                Freed::Backends(Region { base, log2 }) => {
+                    let _ = self.backends.free(base, log2);
                 }
             }
         }
+    }
+
+    fn free_regions(&mut self, Regioned { slots, backends }: Regioned) {
+        let _ = self.slots.free(slots.base, slots.log2);
+        let _ = self.backends.free(backends.base, backends.log2);
     }
 
     /// Carry out one step.
@@ -203,18 +212,12 @@ impl<S: Store> Tables<S> {
     /// A map is full, or the kernel refuses; what was there before is still there.
     pub fn apply(&mut self, step: &Step, now: Instant) -> Result<()> {
         match step {
-            Step::SetSeed(seed) => {
-                let keys = HashKeys::from_seed(*seed);
-                if self.store.hash_keys()? != keys {
-                    self.store.set_hash_keys(&keys)?;
-                }
-                self.seed = Some(*seed);
-                Ok(())
-            }
+            Step::SetSeed(seed) => self.set_seed(*seed),
             Step::SetNextHops(changes) => self.set_next_hops(changes, now),
+            Step::ForgetNextHops(addresses) => self.forget_next_hops(addresses, now),
             Step::AddTunnelAddress(address) => {
                 self.use_prefilter(*address);
-                self.store.set_tunnel_address(*address, true)?;
+                self.store.set_tunnel_address(*address, true).inspect_err(|_| self.unuse_prefilter(*address))?;
                 self.tunnel_addresses.insert(*address);
                 Ok(())
             }
@@ -239,11 +242,29 @@ impl<S: Store> Tables<S> {
         }
     }
 
+    fn set_seed(&mut self, seed: u64) -> Result<()> {
+        let keys = HashKeys::from_seed(seed);
+        if self.store.hash_keys()? != keys {
+            self.store.set_hash_keys(&keys)?;
+        }
+        if self.seed.replace(seed) != Some(seed) {
+            // Their tables are another seed's: each is to be compared, now or once there is room for it.
+            self.installed.values_mut().for_each(|there| there.spec = None);
+        }
+        Ok(())
+    }
+
     fn put_service(&mut self, key: ServiceKey, spec: &ServiceSpec, now: Instant) -> Result<()> {
         if spec.backends.len() > lb_common::maps::MAX_BACKENDS_PER_SERVICE {
             bail!("{} backends are more than the {} of a service", spec.backends.len(), 1 << 16);
         }
-        let table = self.builder.table(self.seed.unwrap_or_default(), spec)?;
+        let Some(seed) = self.seed else {
+            bail!("the keys of the flow hash are not written yet: no table can be built")
+        };
+        if self.installed.get(&key).is_some_and(|there| there.spec.as_ref() == Some(spec)) {
+            return Ok(());
+        }
+        let table = self.builder.table(seed, spec)?;
         if self.is_installed(&key, spec, table.as_deref()) {
             if let Some(there) = self.installed.get_mut(&key) {
                 there.spec = Some(spec.clone());
@@ -252,57 +273,119 @@ impl<S: Store> Tables<S> {
         }
         let before = self.installed.get(&key).cloned();
         let counters = self.counters_for(spec, before.as_ref())?;
-        let regions = match table.as_deref() {
-            Some(table) => Some(self.write_regions(spec, &counters, table).inspect_err(|_| {
+        match self.write_service(key, spec, &counters, table.as_deref(), before.as_ref()) {
+            Ok(new) => {
+                if let Some(there) = before {
+                    self.retire(&there, &new.backends, now);
+                }
+                self.installed.insert(key, new);
+                Ok(())
+            }
+            Err(error) => {
                 self.give_new_counters(&counters, before.as_ref());
-            })?),
+                Err(error)
+            }
+        }
+    }
+
+    /// Write a service where no packet looks, then let packets look there. What was taken is given back if that fails.
+    fn write_service(
+        &mut self,
+        key: ServiceKey,
+        spec: &ServiceSpec,
+        counters: &BTreeMap<IpAddr, u32>,
+        table: Option<&[u16]>,
+        before: Option<&Installed>,
+    ) -> Result<Installed> {
+        let regions = match table {
+            Some(table) => Some(self.write_regions(spec, counters, table)?),
             None => None,
         };
-        let id = match &before {
-            Some(there) => there.id,
-            None => self.ids.take().ok_or_else(|| full("services", self.store.capacity().services))?,
-        };
         let word = regions.map_or(ServiceWord::EMPTY, |regions| word_of(&regions, spec));
+        let id = match before {
+            Some(there) => {
+                self.store.set_word(there.id, word);
+                there.id
+            }
+            None => self.write_key(key, word).inspect_err(|_| {
+                // No key led there: no packet can follow it.
+                if let Some(regions) = regions {
+                    self.free_regions(regions);
+                }
+            })?,
+        };
+        let hop = |address: &IpAddr, backend: &BackendSpec| match regions {
+            Some(_) => self.hop_for(address, backend),
+            None => 0,
+        };
+        let backends = installed_backends(spec, counters, table, hop);
+        Ok(Installed { id, spec: Some(spec.clone()), backends, regions })
+    }
+
+    /// Give a new service an id, and let packets find it.
+    fn write_key(&mut self, key: ServiceKey, word: ServiceWord) -> Result<ServiceId> {
+        let id = self.ids.take().ok_or_else(|| full("services", "services", self.store.capacity().services))?;
         self.store.set_word(id, word);
-        if before.is_none() {
-            self.show_service(key, id)?;
-        }
-        let backends = installed_backends(spec, &counters, table.as_deref(), |address| self.hop_number(address));
-        if let Some(there) = before {
-            self.retire(&there, &backends, now);
-        }
-        self.installed.insert(key, Installed { id, spec: Some(spec.clone()), backends, regions });
-        Ok(())
+        self.show_service(key, id).inspect_err(|_| {
+            self.store.set_word(id, ServiceWord::EMPTY);
+            self.ids.give(id);
+        })?;
+        Ok(id)
     }
 
     /// Let packets find a new service: the prefilter's bit, the mark of its VIP, then its key.
     fn show_service(&mut self, key: ServiceKey, id: ServiceId) -> Result<()> {
-        let vip = ServiceKey::vip(key.address(), key.family());
-        let first = !self.installed.keys().any(|other| other.address() == key.address());
+        let first = !self.has_vip(&key);
         self.use_prefilter(key_address(&key));
-        if first {
-            self.store.insert_service(vip, lb_common::maps::VIP_MARK)?;
+        let shown = self.insert_keys(key, id, first);
+        if shown.is_err() {
+            self.unuse_prefilter(key_address(&key));
         }
-        self.store.insert_service(key, id)
+        shown
+    }
+
+    fn insert_keys(&mut self, key: ServiceKey, id: ServiceId, first: bool) -> Result<()> {
+        let vip = ServiceKey::vip(key.address(), key.family());
+        if first {
+            self.store.insert_service(vip, VIP_MARK)?;
+        }
+        self.store.insert_service(key, id).inspect_err(|_| {
+            if first {
+                // The mark alone does no harm, and whoever adopts the maps removes it: the first error says more.
+                let _ = self.store.remove_service(vip);
+            }
+        })
+    }
+
+    /// Whether a service has the same VIP.
+    pub(super) fn has_vip(&self, key: &ServiceKey) -> bool {
+        // Keys are ordered by address first; the same words may be an IPv4 and an IPv6 address.
+        let from = ServiceKey::from_words([key.to_words()[0], key.to_words()[1], 0]);
+        let same = self.installed.range(from..).map(|(other, _)| other);
+        same.take_while(|other| other.address() == key.address()).any(|other| other.family() == key.family())
     }
 
     fn remove_service(&mut self, key: ServiceKey, now: Instant) -> Result<()> {
-        let Some(there) = self.installed.get(&key).cloned() else { return Ok(()) };
-        self.store.remove_service(key)?;
-        self.installed.remove(&key);
-        if !self.installed.keys().any(|other| other.address() == key.address() && other.family() == key.family()) {
-            self.store.remove_service(ServiceKey::vip(key.address(), key.family()))?;
+        if !self.installed.contains_key(&key) {
+            return Ok(());
         }
+        self.store.remove_service(key)?;
+        let Some(there) = self.installed.remove(&key) else { return Ok(()) };
+        let last = !self.has_vip(&key);
+        let unmarked =
+            if last { self.store.remove_service(ServiceKey::vip(key.address(), key.family())) } else { Ok(()) };
         self.unuse_prefilter(key_address(&key));
-        self.retire(&there, &BTreeMap::new(), now);
+        // Its id first: the word at it is cleared before what the word points at is given out again.
         self.freed.add(now, Freed::Service(there.id));
-        Ok(())
+        self.retire(&there, &BTreeMap::new(), now);
+        unmarked
     }
 
     /// Put what a service no longer uses into quarantine.
     fn retire(&mut self, there: &Installed, kept: &BTreeMap<IpAddr, InstalledBackend>, now: Instant) {
         if let Some(regions) = there.regions {
-            self.freed.add(now, Freed::Regions(regions));
+            self.freed.add(now, Freed::Slots(regions.slots));
+            self.freed.add(now, Freed::Backends(regions.backends));
         }
         for (address, backend) in &there.backends {
             if !kept.contains_key(address) {
@@ -311,22 +394,27 @@ impl<S: Store> Tables<S> {
         }
     }
 
-    /// Whether exactly this is in the maps already: known from its spec, or compared word for word after an adoption.
+    /// Whether exactly this is in the maps already, compared word for word where what was there is not known.
     fn is_installed(&self, key: &ServiceKey, spec: &ServiceSpec, table: Option<&[u16]>) -> bool {
         let Some(there) = self.installed.get(key) else { return false };
-        if there.spec.is_some() || !there.backends.keys().eq(spec.backends.keys()) {
+        if there.spec.is_some() {
             return false;
         }
         let word = self.store.word(there.id);
         let (Some(regions), Some(table)) = (there.regions, table) else {
+            // Without a table there are no entries to compare, and no packets to count.
             return table.is_none() && word.is_empty();
         };
-        if word != word_of(&regions, spec) || 1usize << word.log2_slots() != table.len() {
+        if !there.backends.keys().eq(spec.backends.keys())
+            || word != word_of(&regions, spec)
+            || 1usize << word.log2_slots() != table.len()
+        {
             return false;
         }
         let same_backends = spec.backends.iter().enumerate().all(|(place, (address, backend))| {
             let entry = self.store.backend(regions.backends.base + place as u32);
-            let want = entry_of(address, backend, entry.counter, entry.next_hop, regions.backends.log2);
+            let next_hop = self.hop_for(address, backend);
+            let want = entry_of(address, backend, entry.counter, next_hop, regions.backends.log2);
             entry == want
         });
         let mut slots = vec![0; table.len()];
@@ -343,9 +431,13 @@ impl<S: Store> Tables<S> {
                 None => {
                     let Some(counter) = self.counters.take() else {
                         self.give_new_counters(&counters, before);
-                        return Err(full("backends", self.store.capacity().counters));
+                        return Err(full("backends", "backends", self.store.capacity().counters));
                     };
-                    self.store.reset_counter(counter)?;
+                    if let Err(error) = self.store.reset_counter(counter) {
+                        self.counters.give(counter);
+                        self.give_new_counters(&counters, before);
+                        return Err(error);
+                    }
                     counter
                 }
             };
@@ -372,15 +464,15 @@ impl<S: Store> Tables<S> {
         let log2_backends = spec.backends.len().next_power_of_two().ilog2();
         let log2_slots = table.len().ilog2();
         let Some(backends) = self.backends.allocate(log2_backends) else {
-            return Err(full("backends", 1 << self.store.capacity().log2_backends.saturating_sub(1)));
+            return Err(full("backends", "backends", 1 << self.store.capacity().log2_backends.saturating_sub(1)));
         };
         let Some(slots) = self.slots.allocate(log2_slots) else {
             let _ = self.backends.free(backends, log2_backends);
-            return Err(full("slots", 1 << self.store.capacity().log2_slots));
+            return Err(full("slots", "slots", 1 << self.store.capacity().log2_slots));
         };
         for (place, (address, backend)) in spec.backends.iter().enumerate() {
             let counter = counters.get(address).copied().unwrap_or_default();
-            let entry = entry_of(address, backend, counter, self.hop_number(address), log2_backends);
+            let entry = entry_of(address, backend, counter, self.hop_for(address, backend), log2_backends);
             self.store.write_backend(backends + place as u32, &entry);
         }
         // What an earlier service left behind must not look like a backend to whoever adopts the maps.
@@ -392,73 +484,6 @@ impl<S: Store> Tables<S> {
             slots: Region { base: slots, log2: log2_slots },
             backends: Region { base: backends, log2: log2_backends },
         })
-    }
-
-    fn hop_number(&self, address: &IpAddr) -> u32 {
-        let hop = self.next_hops.get(address);
-        hop.and_then(|hop| self.hop_numbers.get(&hop.to_words())).map_or(0, |(number, _)| *number)
-    }
-
-    fn set_next_hops(&mut self, changes: &BTreeMap<IpAddr, Option<NextHop>>, now: Instant) -> Result<()> {
-        let mut failure = None;
-        for (address, change) in changes {
-            let number = match change {
-                Some(hop) => match self.take_hop(hop) {
-                    Ok(number) => number,
-                    Err(error) => {
-                        failure = Some(error);
-                        continue;
-                    }
-                },
-                None => 0,
-            };
-            let before = match change {
-                Some(hop) => self.next_hops.insert(*address, *hop),
-                None => self.next_hops.remove(address),
-            };
-            if let Some(before) = before {
-                self.give_hop(&before, now);
-            }
-            self.point_backends(address, number);
-        }
-        failure.map_or(Ok(()), Err)
-    }
-
-    /// Let every entry of a backend use this next hop.
-    fn point_backends(&mut self, address: &IpAddr, number: u32) {
-        for there in self.installed.values_mut() {
-            let Some(regions) = there.regions else { continue };
-            if !there.backends.contains_key(address) {
-                continue;
-            }
-            for (place, (other, backend)) in there.backends.iter_mut().enumerate() {
-                if other == address && backend.next_hop != number {
-                    backend.next_hop = number;
-                    self.store.set_backend_next_hop(regions.backends.base + place as u32, number);
-                }
-            }
-        }
-    }
-
-    fn take_hop(&mut self, hop: &NextHop) -> Result<u32> {
-        if let Some((number, users)) = self.hop_numbers.get_mut(&hop.to_words()) {
-            *users += 1;
-            return Ok(*number);
-        }
-        let number = self.hops.take().ok_or_else(|| full("next hops", self.store.capacity().next_hops))?;
-        self.store.write_next_hop(number, hop).inspect_err(|_| self.hops.give(number))?;
-        self.hop_numbers.insert(hop.to_words(), (number, 1));
-        Ok(number)
-    }
-
-    fn give_hop(&mut self, hop: &NextHop, now: Instant) {
-        let words = hop.to_words();
-        let Some((number, users)) = self.hop_numbers.get_mut(&words) else { return };
-        *users -= 1;
-        if *users == 0 {
-            self.freed.add(now, Freed::NextHop(*number));
-            self.hop_numbers.remove(&words);
-        }
     }
 
     pub(super) fn use_prefilter(&mut self, address: IpAddr) {
@@ -513,7 +538,7 @@ fn installed_backends(
     spec: &ServiceSpec,
     counters: &BTreeMap<IpAddr, u32>,
     table: Option<&[u16]>,
-    next_hop: impl Fn(&IpAddr) -> u32,
+    next_hop: impl Fn(&IpAddr, &BackendSpec) -> u32,
 ) -> BTreeMap<IpAddr, InstalledBackend> {
     let mut owned = vec![0u32; spec.backends.len()];
     for place in table.unwrap_or_default() {
@@ -521,20 +546,19 @@ fn installed_backends(
             *count += 1;
         }
     }
-    let backends = spec.backends.keys().zip(owned);
-    let installed = backends.map(|(address, slots)| {
+    let backends = spec.backends.iter().zip(owned);
+    let installed = backends.map(|((address, backend), slots)| {
         let counter = counters.get(address).copied().unwrap_or_default();
-        (*address, InstalledBackend { counter, next_hop: next_hop(address), slots })
+        (*address, InstalledBackend { counter, next_hop: next_hop(address, backend), slots })
     });
     installed.collect()
 }
 
-fn full(what: &str, capacity: u32) -> anyhow::Error {
-    anyhow!(
-        "no room for more {what}: the map holds {capacity}; raise maps.{} and restart after `beeline detach`",
-        what.replace(' ', "")
-    )
+/// What does not fit, and the size of the configuration's `maps` that makes room for it.
+fn full(what: &str, size: &str, capacity: u32) -> anyhow::Error {
+    anyhow!("no room for more {what}: the map holds {capacity}; raise maps.{size} and restart after `beeline detach`")
 }
 
+mod hops;
 #[cfg(test)]
 mod tests;

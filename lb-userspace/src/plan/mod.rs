@@ -150,7 +150,7 @@ fn tunnel(address: &IpAddr, route: Option<&Route>, sources: &TunnelSource) -> (D
 pub struct Actual {
     /// Seed of hash and tables; `None` before the first one was written or when another agent wrote it.
     pub hash_seed: Option<u64>,
-    /// The services; `None` for one that another agent left and nobody has compared yet.
+    /// The services; `None` for one that another agent left, or another seed, and nobody has compared yet.
     pub services: BTreeMap<ServiceKey, Option<ServiceSpec>>,
     /// Next hops in use.
     pub next_hops: BTreeMap<IpAddr, NextHop>,
@@ -175,6 +175,8 @@ pub enum Step {
     PutService(ServiceKey, ServiceSpec),
     /// Forget a service.
     RemoveService(ServiceKey),
+    /// Next hops of backends that nothing is sent to any more.
+    ForgetNextHops(BTreeSet<IpAddr>),
     /// Refuse an outer source.
     Distrust(Prefix),
     /// No longer accept tunnels at an address.
@@ -189,7 +191,7 @@ pub fn steps(actual: &Actual, wanted: &Wanted) -> Vec<Step> {
     if reseeded {
         steps.push(Step::SetSeed(wanted.hash_seed));
     }
-    let next_hops = changed_next_hops(&actual.next_hops, &wanted.next_hops);
+    let (next_hops, gone) = changed_next_hops(actual, wanted);
     if !next_hops.is_empty() {
         steps.push(Step::SetNextHops(next_hops));
     }
@@ -202,18 +204,28 @@ pub fn steps(actual: &Actual, wanted: &Wanted) -> Vec<Step> {
         }
     }
     steps.extend(actual.services.keys().filter(|k| !wanted.services.contains_key(k)).map(|k| Step::RemoveService(*k)));
+    if !gone.is_empty() {
+        steps.push(Step::ForgetNextHops(gone));
+    }
     steps.extend(actual.trusted.difference(&wanted.trusted).map(|p| Step::Distrust(*p)));
     steps.extend(actual.tunnel_addresses.difference(&wanted.tunnel_addresses).map(|a| Step::RemoveTunnelAddress(*a)));
     steps
 }
 
-fn changed_next_hops(
-    actual: &BTreeMap<IpAddr, NextHop>,
-    wanted: &BTreeMap<IpAddr, NextHop>,
-) -> BTreeMap<IpAddr, Option<NextHop>> {
-    let lost = actual.keys().filter(|a| !wanted.contains_key(a)).map(|a| (*a, None));
-    let new = wanted.iter().filter(|(a, hop)| actual.get(a) != Some(hop)).map(|(a, hop)| (*a, Some(*hop)));
-    lost.chain(new).collect()
+/// Next hops that change before the services do, and those that go after them: a backend that was reached until now
+/// must be until no service sends to it.
+fn changed_next_hops(actual: &Actual, wanted: &Wanted) -> (BTreeMap<IpAddr, Option<NextHop>>, BTreeSet<IpAddr>) {
+    let lost: BTreeSet<_> = actual.next_hops.keys().filter(|a| !wanted.next_hops.contains_key(a)).copied().collect();
+    let backends = wanted.services.values().flat_map(|service| &service.backends);
+    // Those that packets should take and cannot. The others are no backends any more, or this host.
+    let unreachable: BTreeSet<_> = backends
+        .filter(|(address, backend)| backend.dispatch != Dispatch::Local && lost.contains(address))
+        .map(|(address, _)| *address)
+        .collect();
+    let new = wanted.next_hops.iter().filter(|(a, hop)| actual.next_hops.get(a) != Some(hop));
+    let new = new.map(|(a, hop)| (*a, Some(*hop)));
+    let changed = unreachable.iter().map(|a| (*a, None)).chain(new).collect();
+    (changed, lost.difference(&unreachable).copied().collect())
 }
 
 #[cfg(test)]

@@ -1,1 +1,7 @@
+//! The tables under a store that looks at the whole state after every elementary write.
 
+mod adoption;
+mod checked;
+mod full;
+mod random;
+mod scene;
