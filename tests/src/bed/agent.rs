@@ -88,7 +88,14 @@ impl Beeline {
     /// The program cannot be started.
     pub fn start_with(&self, host: &Host, file: &Path, config: &Config) -> Result<Agent> {
         let (process, metrics) = (self.spawn(host, file)?, config.metrics.parse()?);
-        Ok(Agent { beeline: self.clone(), host: host.clone(), process, file: file.to_owned(), metrics })
+        Ok(Agent {
+            beeline: self.clone(),
+            host: host.clone(),
+            process,
+            file: file.to_owned(),
+            pins: config.pin_path.clone(),
+            metrics,
+        })
     }
 
     /// As [`Beeline::start`], and waits until the configuration is in force.
@@ -113,6 +120,7 @@ pub struct Agent {
     host: Host,
     process: Process,
     file: PathBuf,
+    pins: String,
     metrics: SocketAddr,
 }
 
@@ -172,8 +180,8 @@ impl Agent {
     /// # Errors
     /// The command fails or prints no JSON.
     pub fn json(&self, command: &str) -> Result<Value> {
-        let file = self.file.display().to_string();
-        let text = self.beeline.run(&self.host, &[command, "-o", "json", "--config", &file])?;
+        let pins = self.pins.as_str();
+        let text = self.beeline.run(&self.host, &[command, "-o", "json", "--pin-path", pins])?;
         serde_json::from_str(&text).with_context(|| format!("beeline {command} -o json printed {text:?}"))
     }
 
