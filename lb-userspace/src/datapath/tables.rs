@@ -152,13 +152,13 @@ impl<S: Store> Tables<S> {
 
     /// What the plan compares with.
     #[must_use]
-    pub fn actual(&self) -> Actual {
+    pub fn actual(&self) -> Actual<'_> {
         Actual {
             hash_seed: self.seed,
-            services: self.installed.iter().map(|(key, there)| (*key, there.spec.clone())).collect(),
-            next_hops: self.next_hops.clone(),
-            tunnel_addresses: self.tunnel_addresses.clone(),
-            trusted: self.trusted.clone(),
+            services: self.installed.iter().map(|(key, there)| (*key, there.spec.as_ref())).collect(),
+            next_hops: &self.next_hops,
+            tunnel_addresses: &self.tunnel_addresses,
+            trusted: &self.trusted,
         }
     }
 
