@@ -145,19 +145,19 @@ fn tunnel(address: &IpAddr, route: Option<&Route>, sources: &TunnelSource) -> (D
     (dispatch, source, 0)
 }
 
-/// What the maps hold, as far as it is known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Actual {
+/// What the maps hold, as far as it is known: a view, because it is looked at for every change and may be large.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actual<'a> {
     /// Seed of hash and tables; `None` before the first one was written or when another agent wrote it.
     pub hash_seed: Option<u64>,
     /// The services; `None` for one that another agent left, or another seed, and nobody has compared yet.
-    pub services: BTreeMap<ServiceKey, Option<ServiceSpec>>,
+    pub services: BTreeMap<ServiceKey, Option<&'a ServiceSpec>>,
     /// Next hops in use.
-    pub next_hops: BTreeMap<IpAddr, NextHop>,
+    pub next_hops: &'a BTreeMap<IpAddr, NextHop>,
     /// Addresses that tunnels may end at.
-    pub tunnel_addresses: BTreeSet<IpAddr>,
+    pub tunnel_addresses: &'a BTreeSet<IpAddr>,
     /// Outer sources that are accepted.
-    pub trusted: BTreeSet<Prefix>,
+    pub trusted: &'a BTreeSet<Prefix>,
 }
 
 /// One change of the maps. Each leaves them whole.
@@ -185,7 +185,7 @@ pub enum Step {
 
 /// The steps from what is there to what is wanted: first what is pointed at, then what points at it, removal in reverse.
 #[must_use]
-pub fn steps(actual: &Actual, wanted: &Wanted) -> Vec<Step> {
+pub fn steps(actual: &Actual<'_>, wanted: &Wanted) -> Vec<Step> {
     let mut steps = Vec::new();
     let reseeded = actual.hash_seed != Some(wanted.hash_seed);
     if reseeded {
@@ -195,10 +195,10 @@ pub fn steps(actual: &Actual, wanted: &Wanted) -> Vec<Step> {
     if !next_hops.is_empty() {
         steps.push(Step::SetNextHops(next_hops));
     }
-    steps.extend(wanted.tunnel_addresses.difference(&actual.tunnel_addresses).map(|a| Step::AddTunnelAddress(*a)));
-    steps.extend(wanted.trusted.difference(&actual.trusted).map(|p| Step::Trust(*p)));
+    steps.extend(wanted.tunnel_addresses.difference(actual.tunnel_addresses).map(|a| Step::AddTunnelAddress(*a)));
+    steps.extend(wanted.trusted.difference(actual.trusted).map(|p| Step::Trust(*p)));
     for (key, spec) in &wanted.services {
-        let unchanged = actual.services.get(key).is_some_and(|there| there.as_ref() == Some(spec));
+        let unchanged = actual.services.get(key).is_some_and(|there| *there == Some(spec));
         if reseeded || !unchanged {
             steps.push(Step::PutService(*key, spec.clone()));
         }
@@ -214,7 +214,7 @@ pub fn steps(actual: &Actual, wanted: &Wanted) -> Vec<Step> {
 
 /// Next hops that change before the services do, and those that go after them: a backend that was reached until now
 /// must be until no service sends to it.
-fn changed_next_hops(actual: &Actual, wanted: &Wanted) -> (BTreeMap<IpAddr, Option<NextHop>>, BTreeSet<IpAddr>) {
+fn changed_next_hops(actual: &Actual<'_>, wanted: &Wanted) -> (BTreeMap<IpAddr, Option<NextHop>>, BTreeSet<IpAddr>) {
     let lost: BTreeSet<_> = actual.next_hops.keys().filter(|a| !wanted.next_hops.contains_key(a)).copied().collect();
     let backends = wanted.services.values().flat_map(|service| &service.backends);
     // Those that packets should take and cannot. The others are no backends any more, or this host.

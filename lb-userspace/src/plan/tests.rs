@@ -63,13 +63,13 @@ fn backends(desired: &Desired, routes: &BTreeMap<IpAddr, Route>) -> [BackendSpec
 }
 
 /// As `Tables::actual` says once everything is applied.
-fn actual(wanted: &Wanted) -> Actual {
+fn actual(wanted: &Wanted) -> Actual<'_> {
     Actual {
         hash_seed: Some(wanted.hash_seed),
-        services: wanted.services.iter().map(|(key, spec)| (*key, Some(spec.clone()))).collect(),
-        next_hops: wanted.next_hops.clone(),
-        tunnel_addresses: wanted.tunnel_addresses.clone(),
-        trusted: wanted.trusted.clone(),
+        services: wanted.services.iter().map(|(key, spec)| (*key, Some(spec))).collect(),
+        next_hops: &wanted.next_hops,
+        tunnel_addresses: &wanted.tunnel_addresses,
+        trusted: &wanted.trusted,
     }
 }
 
@@ -191,7 +191,8 @@ fn what_is_pointed_at_comes_first_and_goes_last() {
 
 #[test]
 fn a_next_hop_is_lost_at_once_or_forgotten_in_the_end() {
-    let before = actual(&wanted(&desired(), EDGE, &routes(), &own()));
+    let reached = wanted(&desired(), EDGE, &routes(), &own());
+    let before = actual(&reached);
     let mut routes = routes();
     routes.insert(ip(V4), Route::Unreachable { source: Some(ip("192.0.2.1")) });
     routes.insert(ip(V6), Route::Local);

@@ -1,5 +1,6 @@
 //! What another agent left: as it was meant to be, half written, or broken.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use lb_common::maps::{Backend, ServiceKey, ServiceWord, VIP_MARK};
@@ -119,6 +120,12 @@ fn half_turned_entries_are_turned_to_one_next_hop() {
     maps.set_backend_next_hop(second, 0);
     for number in [0, 9] {
         let (mut tables, _) = adopt(maps.clone());
+        let hops: BTreeSet<_> = tables
+            .installed()
+            .values()
+            .map(|there| tables.store.backend(there.first_backend().expect("a table")).next_hop)
+            .collect();
+        assert!(hops.len() == 1 && !hops.contains(&0), "entries of one backend have the next hops {hops:?}");
         scene.routes.insert(ip("10.0.0.1"), via(&ip("10.0.0.1"), number));
         assert_eq!(converge(&mut tables, &scene), NOTHING);
         assert_as_fresh(&tables, &scene);

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use lb_common::address::{Address, family_of};
@@ -12,10 +12,12 @@ use lb_common::maps::{
     Backend, Dispatch, NextHop, SLOTS_UNIT, ServiceId, ServiceKey, ServiceWord, VIP_MARK, prefilter,
 };
 
-use crate::datapath::QUARANTINE;
 use crate::datapath::host::HostMaps;
 use crate::datapath::store::{Capacity, Store};
 use crate::model::{Prefix, key_address};
+
+/// How long what packets followed must be left alone.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A thing that packets may follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,7 +80,7 @@ impl Checked {
         for thing in new {
             assert!(!self.followed.contains(thing), "{name}: packets follow {thing:?}");
             if let Some(retired) = self.retired.get(thing) {
-                assert!(*retired + QUARANTINE <= self.clock, "{name}: packets may still follow {thing:?}");
+                assert!(*retired + LEAST_PAUSE <= self.clock, "{name}: packets may still follow {thing:?}");
             }
         }
         act(&mut self.maps)?;

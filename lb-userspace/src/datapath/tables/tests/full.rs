@@ -1,7 +1,7 @@
 //! Maps that are full, and writes that are refused: what was there stays, and the same step goes through later.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lb_common::verdict::Reason;
 
@@ -85,6 +85,24 @@ fn a_full_map_of_each_kind_is_named_and_harmless() {
         &next,
         &format!("more backends: the map holds 5; {exact}backends"),
     );
+}
+
+#[test]
+fn what_was_removed_is_left_alone_for_a_second() {
+    let mut scene = Scene::empty();
+    scene.put(0, service([(0, 1, 1)], 64));
+    let only = Capacity { services: 1, log2_backends: 1, log2_slots: 6, next_hops: 2, counters: 1 };
+    let mut tables = checked(only, Instant::now());
+    assert_eq!(converge(&mut tables, &scene), NOTHING);
+    let mut next = Scene::empty();
+    next.put(1, service([(1, 1, 1)], 64));
+    assert_eq!(converge(&mut tables, &next).len(), 2, "neither the next hop nor the service fits");
+    for (milliseconds, fits) in [(999, false), (1, true)] {
+        tables.store.clock += Duration::from_millis(milliseconds);
+        assert_eq!(converge(&mut tables, &next).is_empty(), fits, "{milliseconds} ms");
+    }
+    assert_as_fresh(&tables, &next);
+    assert_nothing_leaks(tables);
 }
 
 #[test]
