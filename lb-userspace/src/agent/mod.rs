@@ -266,7 +266,7 @@ impl Agent {
         let failed = std::mem::take(&mut self.failed);
         let problems = std::mem::take(&mut self.problems);
         for step in plan::steps(&actual, &wanted) {
-            self.carry_out(&step, now);
+            self.carry_out(&step);
         }
         // What is tried again and again is said once.
         for (key, error) in self.failed.iter().filter(|(key, error)| failed.get(key) != Some(error)) {
@@ -281,10 +281,12 @@ impl Agent {
         self.retry = failing.then(|| now + RETRY);
     }
 
-    fn carry_out(&mut self, step: &Step, now: Instant) {
-        self.retired.before(step, &self.datapath);
-        let Err(error) = self.datapath.tables.apply(step, now) else {
+    fn carry_out(&mut self, step: &Step) {
+        let leaving = report::leaving(step, &self.datapath);
+        // The clock of each step by itself: what it retires waits its full time, however long the round takes.
+        let Err(error) = self.datapath.tables.apply(step, Instant::now()) else {
             tracing::debug!(?step, "applied");
+            self.retired.keep(step, leaving);
             return;
         };
         let error = format!("{error:#}");

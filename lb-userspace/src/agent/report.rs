@@ -12,7 +12,7 @@ use crate::datapath::Datapath;
 use crate::datapath::store::Store as _;
 use crate::model::{self, Algorithm, key_address, protocol_name};
 use crate::neighbours::{Resolution, Via};
-use crate::plan::{ServiceSpec, Step};
+use crate::plan::Step;
 use crate::status::{BackendStatus, ConfigStatus, MapStatus, ServiceStatus, Status};
 
 /// Counts of backends that are gone, by service: a service's total never goes down while the agent runs.
@@ -22,27 +22,33 @@ pub(super) struct Retired {
 }
 
 impl Retired {
-    /// Keep what a step is about to take away.
-    pub(super) fn before(&mut self, step: &Step, datapath: &Datapath) {
-        let (key, kept): (_, Option<&ServiceSpec>) = match step {
-            Step::PutService(key, spec) => (key, Some(spec)),
+    /// Keep what a step took away.
+    pub(super) fn keep(&mut self, step: &Step, leaving: Counter) {
+        match step {
+            Step::PutService(key, _) => {
+                let total = self.services.entry(*key).or_default();
+                total.packets += leaving.packets;
+                total.bytes += leaving.bytes;
+            }
             Step::RemoveService(key) => {
                 self.services.remove(key);
-                return;
             }
-            _ => return,
-        };
-        let Some(there) = datapath.tables.installed().get(key) else { return };
-        for (address, backend) in &there.backends {
-            if kept.is_some_and(|spec| spec.backends.contains_key(address)) {
-                continue;
-            }
-            let last = datapath.tables.store().counter(backend.counter).unwrap_or_default();
-            let total = self.services.entry(*key).or_default();
-            total.packets += last.packets;
-            total.bytes += last.bytes;
+            _ => {}
         }
     }
+}
+
+/// The counts of the backends that a step is about to take from its service.
+pub(super) fn leaving(step: &Step, datapath: &Datapath) -> Counter {
+    let mut sum = Counter::default();
+    let Step::PutService(key, spec) = step else { return sum };
+    let Some(there) = datapath.tables.installed().get(key) else { return sum };
+    for (_, backend) in there.backends.iter().filter(|(address, _)| !spec.backends.contains_key(address)) {
+        let last = datapath.tables.store().counter(backend.counter).unwrap_or_default();
+        sum.packets += last.packets;
+        sum.bytes += last.bytes;
+    }
+    sum
 }
 
 impl Agent {
