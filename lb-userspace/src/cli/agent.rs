@@ -38,8 +38,7 @@ enum LogFormat {
 /// # Errors
 /// It cannot start.
 pub fn run(arguments: AgentArguments) -> Result<()> {
-    let level = if arguments.debug_packets { "info,lb_ebpf=debug" } else { "info" };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

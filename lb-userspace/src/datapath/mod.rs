@@ -21,6 +21,7 @@ pub mod kernel;
 pub mod links;
 mod mapped;
 pub mod object;
+mod packet_log;
 pub mod pins;
 mod quarantine;
 pub mod store;
@@ -60,23 +61,10 @@ impl Datapath {
         }
         object::link_stages(&mut object)?;
         if debug {
-            log_packets(&mut object)?;
+            packet_log::follow(&mut object)?;
         }
         Ok(Self { object, tables, pins })
     }
-}
-
-/// Let what the programs log come out with the agent's own log.
-fn log_packets(object: &mut Ebpf) -> Result<()> {
-    let mut logger = aya_log::EbpfLogger::init(object).context("reading what the programs log")?;
-    tokio::spawn(async move {
-        // The ring buffer's descriptor could be waited for; a debugging run can as well look now and then.
-        loop {
-            logger.flush();
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    });
-    Ok(())
 }
 
 /// Maps are reused with no check by the kernel: compare their sizes with the configuration's.
