@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use pcap_file::{DataLink, Endianness, TsResolution};
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
 use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
 use pcap_file::pcapng::{Block, PcapNgReader};
+use pcap_file::{DataLink, Endianness, TsResolution};
 
 /// A packet of a capture, or why it cannot be run.
 #[derive(Clone, Debug)]
