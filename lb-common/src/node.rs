@@ -5,6 +5,7 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use crate::address::{Address, Family};
 use crate::checksum::replace;
 use crate::maps::{Maps, prefilter};
+use crate::packet::icmp::{ICMP, ICMPV6};
 use crate::packet::transport::{self, IPV4_IN_IP, TCP, UDP};
 use crate::packet::{Header, Packet, ethernet, ipv4 as v4, ipv6 as v6};
 use crate::stage::{Trail, refuse, service};
@@ -105,6 +106,9 @@ fn inner_ipv4<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, o
     let whole = !v4::is_fragment(&header);
     let l4 = L4 { at: at + header_len, length: length - header_len, protocol: header.proto, whole };
     check_service(packet, maps, trail, destination, Family::V4, &l4)?;
+    if v4::is_martian(header.src_addr) || header.src_addr == header.dst_addr {
+        return Err(Reason::MartianSource);
+    }
     check_source(maps, source, Family::V4)?;
     let ecn = merge_ecn(outer.ecn, header.tos & 3)?;
     if ecn != header.tos & 3 {
@@ -130,6 +134,9 @@ fn inner_ipv6<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, o
     let (source, destination) = (Address::from_v6(header.src_addr), Address::from_v6(header.dst_addr));
     let l4 = L4 { at: at + v6::LEN, length: length - v6::LEN, protocol: header.next_hdr, whole: true };
     check_service(packet, maps, trail, destination, Family::V6, &l4)?;
+    if v6::is_martian(header.src_addr) || header.src_addr == header.dst_addr {
+        return Err(Reason::MartianSource);
+    }
     check_source(maps, source, Family::V6)?;
     let ecn = v6::traffic_class(&header) & 3;
     let merged = merge_ecn(outer.ecn, ecn)?;
@@ -170,9 +177,23 @@ fn check_service<P: Packet, M: Maps>(
             Err(_) => Err(Reason::InnerNotService),
         };
     }
+    // Another tunnel or protocol to the VIP is not what an edge sends, and would reach the host past its services.
+    if !may_be_for_a_service(family, l4.protocol) {
+        return Err(Reason::InnerNotService);
+    }
     match refuse(maps, address, family, Reason::Decapsulated) {
         Reason::Decapsulated => Ok(()),
         _ => Err(Reason::InnerNotService),
+    }
+}
+
+/// Whether a packet of this protocol, or with this header behind the IPv6 header, may belong to a service's flow.
+#[inline(always)]
+const fn may_be_for_a_service(family: Family, protocol: u8) -> bool {
+    match (family, protocol) {
+        (_, TCP | UDP) | (Family::V4, ICMP) | (Family::V6, ICMPV6) => true,
+        (Family::V6, _) => v6::is_extension(protocol),
+        (Family::V4, _) => false,
     }
 }
 

@@ -69,15 +69,15 @@ impl<const SPLIT: bool> Packet for Frame<SPLIT> {
     #[inline(always)]
     fn excess(&self, length: u32) -> Option<u32> {
         let (data, end) = self.bounds();
-        let have = (end - data) as u32;
-        if have >= length {
-            return Some(have - length);
+        let mut have = (end - data) as u32;
+        if have == length {
+            // Nearly every frame ends here. What else the kernel may hold of one in several pieces is left behind it.
+            return Some(0);
         }
-        if !frags() {
-            return None;
+        if frags() {
+            // SAFETY: the context is valid; the helper reads the length of linear part and fragments (kernel 5.18).
+            have = unsafe { bpf_xdp_get_buff_len(self.ctx) } as u32;
         }
-        // SAFETY: the context is valid; the helper reads the length of linear part and fragments (kernel 5.18).
-        let have = unsafe { bpf_xdp_get_buff_len(self.ctx) } as u32;
         (have >= length).then(|| have - length)
     }
 

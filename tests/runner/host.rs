@@ -8,7 +8,7 @@ use anyhow::{Context, Error};
 use beeline_tests::packet::fixture::{FixtureFile, Outcome};
 use lb_common::maps::ServiceId;
 use lb_common::stage::Roles;
-use lb_common::verdict::{Action, Reason};
+use lb_common::verdict::Action;
 use lb_userspace::datapath::host::{HostFrame, HostMaps};
 use lb_userspace::datapath::store::Capacity;
 use lb_userspace::datapath::tables::Tables;
@@ -54,8 +54,8 @@ impl Machine for Host {
         let mut frame = HostFrame::new(bytes, INTERFACE);
         let (reason, trail) = self.maps.run(self.roles, &mut frame);
         let chosen = |number: u64| u32::try_from(number).ok()?.checked_sub(1);
-        // As `simulate` says it: what is dropped or none of ours is shown as it came.
-        let as_it_came = reason.action() == Action::Drop || reason == Reason::NotOurs;
+        // As `simulate` says it: what is dropped is shown as it came.
+        let as_it_came = reason.action() == Action::Drop;
         Ok(Outcome {
             verdict: match reason.action() {
                 Action::Pass => "pass",

@@ -40,7 +40,7 @@ pub fn ipv6<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, l3:
     let reason = match icmp::kind(Family::V6, message_type) {
         Kind::Echo => refuse(maps, destination, Family::V6, Reason::EchoReply),
         Kind::Error => error_v6(packet, maps, trail, l3, l4, &header),
-        Kind::NeighbourDiscovery => Reason::NeighbourDiscovery,
+        Kind::NeighbourDiscovery => refuse(maps, destination, Family::V6, Reason::NeighbourDiscovery),
         Kind::Other => Reason::UnsupportedIcmp,
     };
     conclude(packet, maps, reason, l3, l4, destination, Family::V6)

@@ -33,8 +33,9 @@ fn ipv4_to_vip<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, 
         Ok(checked) => checked,
         Err(reason) => return reason,
     };
-    if !trim(packet, &mut inner) {
-        return Reason::InconsistentMaps;
+    let trimmed = trim(packet, maps, &mut inner, Address::from_v4(header.dst_addr));
+    if trimmed != Reason::Forwarded {
+        return trimmed;
     }
     let is_fragment = v4::is_fragment(header);
     if header.proto == ICMP {
@@ -97,8 +98,9 @@ fn ipv6_to_vip<P: Packet, M: Maps>(
         Ok(inner) => inner,
         Err(reason) => return reason,
     };
-    if !trim(packet, &mut inner) {
-        return Reason::InconsistentMaps;
+    let trimmed = trim(packet, maps, &mut inner, Address::from_v6(header.dst_addr));
+    if trimmed != Reason::Forwarded {
+        return trimmed;
     }
     // Beyond the packet's end there may have been padding that looked like headers.
     if chain.offset > l3 + inner.length {
@@ -125,12 +127,21 @@ fn ipv6_to_vip<P: Packet, M: Maps>(
 /// longest IPv4 header, or an IPv6 header and all extension headers that are followed.
 pub(super) const OFFSET_MASK: u32 = 0x3ff;
 
-/// Take the padding off now, so that the end of the frame is the end of the packet.
+/// Take the padding off a VIP's packet now, so that the end of the frame is the end of the packet. What is not a VIP's
+/// stays as it came. [`Reason::Forwarded`] to go on.
 #[inline(always)]
-fn trim<P: Packet>(packet: &mut P, inner: &mut Inner) -> bool {
-    let padding = inner.padding;
-    inner.padding = 0;
-    padding == 0 || packet.trim(padding)
+fn trim<P: Packet, M: Maps>(packet: &mut P, maps: &M, inner: &mut Inner, destination: Address) -> Reason {
+    if inner.padding == 0 {
+        return Reason::Forwarded;
+    }
+    let reason = refuse(maps, destination, inner.family, Reason::Forwarded);
+    if reason == Reason::Forwarded {
+        if !packet.trim(inner.padding) {
+            return Reason::InconsistentMaps;
+        }
+        inner.padding = 0;
+    }
+    reason
 }
 
 /// What follows the IP headers: where it begins in the frame, whether it is a fragment, where that lies in the whole

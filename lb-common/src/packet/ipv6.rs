@@ -73,6 +73,13 @@ pub fn is_martian(source: [u8; 16]) -> bool {
     source[0] == 0xff || (high == 0 && u64::from_be(low) <= 1)
 }
 
+/// Whether a next-header value names an extension header that is followed.
+#[inline(always)]
+#[must_use]
+pub const fn is_extension(next_header: u8) -> bool {
+    matches!(next_header, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT | AUTHENTICATION)
+}
+
 /// What stands behind the extension headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
@@ -97,13 +104,10 @@ pub fn follow<P: Packet>(packet: &P, offset: u32, next_header: u8, chain: &mut C
     let mut offset = offset;
     let mut next = next_header;
     for _ in 0..=MAX_EXTENSIONS {
-        match next {
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT | AUTHENTICATION => {}
-            _ => {
-                chain.offset = offset;
-                chain.protocol = next;
-                return Reason::Forwarded;
-            }
+        if !is_extension(next) {
+            chain.offset = offset;
+            chain.protocol = next;
+            return Reason::Forwarded;
         }
         let Some(header) = packet.load::<8>(offset) else { return Reason::MalformedExtensionHeader };
         let mut length = (u32::from(header[1]) + 1) * 8;

@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{self, Config};
-use crate::datapath::Datapath;
+use crate::datapath::{self, Datapath};
 use crate::model::{self, Desired};
 use crate::neighbours::{Neighbours, Snapshot};
 use crate::plan::{self, HostRoles, Step};
@@ -59,6 +59,7 @@ pub async fn run(options: Options) -> Result<()> {
     for advice in config.advice() {
         tracing::warn!("{advice}");
     }
+    datapath::check_rights()?;
     let server = Server::bind(config.metrics_listen, &socket_path(&config.pin_path))?;
     let datapath = Datapath::open(&config.maps, &config.pin_path, options.debug_packets)?;
     let (queries, asked) = mpsc::channel(16);
@@ -132,7 +133,11 @@ impl Agent {
         let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
         let mut watch = Watch::new(&self.file)?;
-        self.first_routes(&mut asked).await;
+        tokio::select! {
+            () = self.first_routes(&mut asked) => {}
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
         self.converge();
         self.in_force();
         loop {
@@ -342,7 +347,7 @@ async fn sleep_until(wake: Option<Instant>) {
 /// An agent is running, or something cannot be removed.
 pub async fn detach(pin_path: &Path) -> Result<String> {
     Server::forget(&socket_path(pin_path))?;
-    let removed = crate::datapath::pins::Pins::new(pin_path).remove()?;
+    let removed = datapath::pins::Pins::new(pin_path).remove()?;
     let neighbours = if removed.links > 0 { crate::neighbours::release().await? } else { 0 };
     let path = pin_path.display();
     Ok(match (removed.links, removed.maps) {

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lb_common::maps::{ABI_VERSION, Counter, ServiceKey};
 use lb_common::table::{Algorithm as _, Rendezvous};
-use lb_common::verdict::{Action, Reason};
+use lb_common::verdict::Reason;
 
 use super::Agent;
 use crate::datapath::Datapath;
@@ -146,8 +146,9 @@ impl Agent {
         let all = Reason::ALL.iter().filter(|reason| !matches!(reason, Reason::NotOurs | Reason::Forwarded));
         let mut reasons: BTreeMap<_, _> = all.map(|reason| (reason.name().to_owned(), counted(*reason))).collect();
         // Every packet that goes to a backend is counted there; those with reasons of their own are known.
-        let others = [Reason::IcmpErrorForwarded, Reason::FragmentForwarded, Reason::DeliveredLocally];
-        debug_assert!(others.iter().all(|reason| matches!(reason.action(), Action::Send | Action::Pass)));
+        // A packet that no device took had been counted for its backend before.
+        let others =
+            [Reason::IcmpErrorForwarded, Reason::FragmentForwarded, Reason::DeliveredLocally, Reason::NoDevice];
         let others: u64 = others.into_iter().map(counted).sum();
         let sent: u64 = services.iter().map(|service| service.packets).sum();
         reasons.insert(Reason::Forwarded.name().to_owned(), sent.saturating_sub(others));

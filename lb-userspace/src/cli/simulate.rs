@@ -1,11 +1,12 @@
 //! `beeline simulate`: what the real programs would do with the packets of a capture.
 
 use std::collections::BTreeSet;
-use std::io::{BufWriter, Write as _};
+use std::io::{self, BufWriter, ErrorKind, Write as _};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use lb_common::verdict::Reason;
 use serde::Serialize;
@@ -95,7 +96,19 @@ enum Line<'a> {
 /// The configuration or the capture cannot be used, or there is no right to use BPF. A packet that cannot be run is no
 /// error.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let mut out = BufWriter::new(std::io::stdout().lock());
+    match print(arguments) {
+        // A reader that has gone, such as head, has read enough.
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        result => result,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+fn print(arguments: &Arguments) -> Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
     if arguments.reasons {
         for reason in Reason::ALL {
             writeln!(out, "{:<28} {:<7}{}", reason.name(), verdict(*reason), reason.description())?;
@@ -104,8 +117,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let config = arguments.config.as_deref().context("--config is missing")?;
     let config = config::load(config)?;
-    let capture = arguments.pcap.as_deref().context("--pcap is missing")?;
-    let mut capture = Capture::open(capture)?;
+    let read = arguments.pcap.as_deref().context("--pcap is missing")?;
+    let mut capture = Capture::open(read)?;
+    if let Some(write) = arguments.write.as_deref().filter(|write| is_same_file(read, write)) {
+        bail!("--write {} is the capture that is read: name another file", write.display());
+    }
     let mut writer = arguments.write.as_deref().map(Writer::create).transpose()?;
     let mut simulator = Simulator::new(&config, &surroundings(arguments)?)?;
     let mut number = 0;
@@ -124,6 +140,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     Ok(out.flush()?)
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let inode = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    matches!((inode(one), inode(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 fn surroundings(arguments: &Arguments) -> Result<Surroundings> {

@@ -58,12 +58,12 @@ impl std::error::Error for ConfigErrors {}
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// It cannot be read.
-    #[error("{}: cannot be read: {source}", path.display())]
+    #[error("{}: cannot be read: {error}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
-        source: io::Error,
+        /// What the system says; part of the message, and so no source of its own.
+        error: io::Error,
     },
     /// It is larger than [`super::MAX_FILE_BYTES`].
     #[error("{}: is larger than {} MiB, more than any configuration needs", path.display(), super::MAX_FILE_BYTES >> 20)]

@@ -234,7 +234,7 @@ impl ServiceConfig {
 /// # Errors
 /// When it cannot be read, is too large or no text, and with all that is wrong with what it says.
 pub fn load(path: &Path) -> Result<Config, LoadError> {
-    let unread = |source| LoadError::Read { path: path.to_owned(), source };
+    let unread = |error| LoadError::Read { path: path.to_owned(), error };
     let mut bytes = Vec::new();
     File::open(path).map_err(unread)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unread)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {

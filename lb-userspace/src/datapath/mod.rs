@@ -45,9 +45,6 @@ impl Datapath {
     /// # Errors
     /// No right to use BPF, no BPF filesystem, or pins that do not fit the configuration.
     pub fn open(sizes: &MapSizes, pin_path: &Path, debug: bool) -> Result<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            bail!("an agent needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON as root in a container)");
-        }
         let pins = Pins::new(pin_path);
         pins.prepare()?;
         check_pins(&pins, sizes)?;
@@ -65,6 +62,17 @@ impl Datapath {
         }
         Ok(Self { object, tables, pins })
     }
+}
+
+/// Whether this process may be an agent at all: asked before it takes anything.
+///
+/// # Errors
+/// It is not root.
+pub fn check_rights() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("an agent needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON as root in a container)");
+    }
+    Ok(())
 }
 
 /// Maps are reused with no check by the kernel: compare their sizes with the configuration's.

@@ -91,7 +91,13 @@ pub fn load(sizes: &MapSizes, pins: Option<&Path>, debug: bool) -> Result<Ebpf> 
     }
     loader.override_global("DEBUG", &debug, true);
     loader.override_global("XDP_FRAGS", &frags, true);
-    loader.load(OBJECT).context("the kernel refuses the BPF maps")
+    loader.load(OBJECT).with_context(|| {
+        if nix::unistd::geteuid().is_root() {
+            "the kernel refuses the BPF maps"
+        } else {
+            "BPF needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)"
+        }
+    })
 }
 
 /// Every map of the object that is pinned.

@@ -150,14 +150,12 @@ impl Simulator {
             (XDP_REDIRECT, Action::Send) => ("redirect", true),
             (action, _) => bail!("the program says {} and answers with action {action}", reason.name()),
         };
-        // Padding is trimmed before the packet is known to be nobody's; what is passed on untouched is as it came.
-        let untouched = !keep || reason == Reason::NotOurs;
         Ok(Outcome {
             verdict,
             reason,
             service: self.service(&trace),
             backend: self.backend(&trace),
-            bytes: if untouched { frame.to_vec() } else { out },
+            bytes: if keep { out } else { frame.to_vec() },
         })
     }
 
