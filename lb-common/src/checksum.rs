@@ -39,6 +39,14 @@ pub fn sum<const N: usize>(bytes: &[u8; N]) -> u32 {
     total
 }
 
+/// A sum of 32-bit words folded to 16 bits: the same as that of their halves.
+#[inline(always)]
+#[must_use]
+pub const fn fold_words(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    fold((sum & 0xffff) as u32 + (sum >> 16) as u32)
+}
+
 /// The checksum after one 16-bit word under it has changed (RFC 1624 §3, equation 3). All in the machine's order.
 #[inline(always)]
 #[must_use]
@@ -63,6 +71,14 @@ mod tests {
             bytes[2 * place..2 * place + 2].copy_from_slice(&new.to_ne_bytes());
             prop_assume!(bytes[..18].iter().any(|b| *b != 0));
             prop_assert_eq!(replace(before, old, new), finish(sum(&bytes)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn words_of_32_bits_sum_to_the_same(bytes: [u8; 20]) {
+            let words: u64 = bytes.chunks(4).map(|w| u64::from(u32::from_ne_bytes(w.try_into().unwrap()))).sum();
+            prop_assert_eq!(fold_words(words), fold(sum(&bytes)));
         }
     }
 

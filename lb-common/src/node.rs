@@ -36,7 +36,7 @@ pub fn ipv4<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, l3:
     }
     let Some(header_len) = v4::header_len(header) else { return Reason::MalformedTunnel };
     let end = l3 + v4::total_len(header);
-    if packet.excess(end).is_none() {
+    if packet.excess(end).is_none() || !v4::is_checksum_right(packet, l3, header_len) {
         return Reason::MalformedTunnel;
     }
     if v4::is_fragment(header) {

@@ -71,7 +71,7 @@ reasons! {
     FragNeededWithoutDf "frag_needed_without_df" Answer,
     /// Too long for the tunnel: answered with packet-too-big.
     PacketTooBig "packet_too_big" Answer,
-    /// IPv4 header with a wrong version or length, or a packet longer than its frame.
+    /// IPv4 header with a wrong version, length or checksum, or a packet longer than its frame.
     MalformedIpv4 "malformed_ipv4" Drop,
     /// IPv6 header with a wrong version, or a packet longer than its frame.
     MalformedIpv6 "malformed_ipv6" Drop,

@@ -1,6 +1,6 @@
 //! The edge: a packet for a VIP goes to a backend.
 //!
-//! This file is the way of nearly all packets: whole, TCP or UDP, nothing between IP and transport. What needs a longer
+//! This file is the way of nearly all packets: whole, TCP or UDP, no options and nothing between IP and transport. What needs a longer
 //! look is in [`slow`], ICMP in [`message`], and what the VIP itself answers in [`answer`].
 
 pub mod answer;
@@ -28,7 +28,7 @@ pub fn ipv4<P: Packet, M: Maps>(
     header: &Ipv4Hdr,
 ) -> Option<Reason> {
     let destination = Address::from_v4(header.dst_addr);
-    if v4::is_fragment(header) || (header.proto != TCP && header.proto != UDP) {
+    if header.vihl != v4::PLAIN || v4::is_fragment(header) || (header.proto != TCP && header.proto != UDP) {
         return None;
     }
     let (inner, header_len) = match check_ipv4(packet, l3, header) {
@@ -82,12 +82,15 @@ pub fn ipv6<P: Packet, M: Maps>(
     if trail.mtu == 0 { Some(reason) } else { None }
 }
 
-/// Lengths and source of an IPv4 packet; its header's length besides.
+/// Lengths, checksum and source of an IPv4 packet; its header's length besides.
 #[inline(always)]
 fn check_ipv4<P: Packet>(packet: &P, l3: u32, header: &Ipv4Hdr) -> Result<(Inner, u32), Reason> {
     let Some(header_len) = v4::header_len(header) else { return Err(Reason::MalformedIpv4) };
     let length = v4::total_len(header);
     let Some(padding) = packet.excess(l3 + length) else { return Err(Reason::MalformedIpv4) };
+    if !v4::is_checksum_right(packet, l3, header_len) {
+        return Err(Reason::MalformedIpv4);
+    }
     if v4::is_martian(header.src_addr) || header.src_addr == header.dst_addr {
         return Err(Reason::MartianSource);
     }

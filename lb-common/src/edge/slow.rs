@@ -14,7 +14,7 @@ use crate::packet::{Header, Packet, ipv4 as v4, ipv6 as v6};
 use crate::stage::{Trail, refuse};
 use crate::verdict::{Action, Reason};
 
-/// An IPv4 packet that is a fragment, neither TCP nor UDP, or too long. Where a whole ICMP message begins is left in
+/// An IPv4 packet that has options, is a fragment, neither TCP nor UDP, or too long. Where a whole ICMP message begins is left in
 /// [`Trail::message`].
 #[inline(never)]
 pub fn ipv4<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, l3: u32) -> Reason {
