@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::datapath::Datapath;
 use crate::datapath::links::{self, Attached};
 use crate::datapath::object::Program;
-use crate::datapath::pins::unpin;
+use crate::datapath::pins::{Pins, unpin};
 use crate::neighbours::Snapshot;
 use crate::status::InterfaceStatus;
 
@@ -65,12 +65,20 @@ impl Interfaces {
                 say(name, &mut interface.problem, Some(format!("there is no interface {name}; waiting for it")));
                 continue;
             };
-            pins.push(datapath.pins.link(name, index));
+            let pin = datapath.pins.link(name, index);
+            let pinned = pin.exists();
+            pins.push(pin);
             let Some(program) = Program::for_roles(interface.edge, interface.node) else { continue };
             if interface.attached == Some((index, program)) {
-                continue;
+                if pinned {
+                    continue;
+                }
+                tracing::error!(interface = name, "somebody removed the pin of our program, and the program with it");
             }
-            let problem = match links::attach(&mut datapath.object, program, &datapath.pins, name, index) {
+            let ready = datapath.pins.prepare();
+            let attached =
+                ready.and_then(|()| links::attach(&mut datapath.object, program, &datapath.pins, name, index));
+            let problem = match attached {
                 Ok(how) => {
                     let how = if how == Attached::New { "attached" } else { "replaced our older program" };
                     tracing::info!(interface = name, index, program = program.name(), "{how}");
@@ -93,6 +101,23 @@ impl Interfaces {
                 Err(error) => tracing::error!("{error:#}"),
             }
         }
+        if !self.has_problem() {
+            match datapath.pins.remove_superseded() {
+                Ok(versions) => {
+                    for version in versions {
+                        tracing::info!(pins = %version.display(), "removed the maps of an agent of another version");
+                    }
+                }
+                Err(error) => tracing::error!("{error:#}"),
+            }
+        }
+    }
+
+    /// Whether a program has gone with its pin, which nobody reports.
+    pub(super) fn lost_a_pin(&self, pins: &Pins) -> bool {
+        self.wanted
+            .iter()
+            .any(|(name, interface)| interface.attached.is_some_and(|(index, _)| !pins.link(name, index).exists()))
     }
 
     /// The interfaces, as status says it.

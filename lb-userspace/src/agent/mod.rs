@@ -43,6 +43,8 @@ pub struct Options {
 const FIRST_ROUTES: Duration = Duration::from_secs(3);
 /// How often what failed is tried again.
 const RETRY: Duration = Duration::from_secs(2);
+/// How often to see whether the programs are still where they were put.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Run an agent until it is told to stop. What it pinned goes on.
 ///
@@ -140,6 +142,7 @@ impl Agent {
         }
         self.converge();
         self.in_force();
+        let mut look = tokio::time::interval(LOOK);
         loop {
             let wake = self.wake();
             tokio::select! {
@@ -154,6 +157,9 @@ impl Agent {
                     let _ = question.send(self.report());
                 }
                 () = sleep_until(wake) => self.converge(),
+                _ = look.tick() => if self.interfaces.lost_a_pin(&self.datapath.pins) {
+                    self.converge();
+                },
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }

@@ -98,6 +98,21 @@ impl Pins {
         Ok(entries(&self.maps())?.into_iter().filter(|path| !path.is_dir()).collect())
     }
 
+    /// Remove the maps of other ABI versions that no link uses any more. Says whose.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub fn remove_superseded(&self) -> Result<Vec<PathBuf>> {
+        let mut superseded = Vec::new();
+        for version in self.versions()? {
+            if version != self.maps() && entries(&version.join("links"))?.is_empty() {
+                remove_maps(&version)?;
+                superseded.push(version);
+            }
+        }
+        Ok(superseded)
+    }
+
     /// Remove everything: links first, so that no program runs without its maps' names. Says how many of each.
     ///
     /// # Errors
@@ -109,15 +124,7 @@ impl Pins {
             removed.links += 1;
         }
         for version in self.versions()? {
-            for entry in entries(&version)? {
-                if entry.is_dir() {
-                    fs::remove_dir(&entry).with_context(|| format!("removing {}", entry.display()))?;
-                } else {
-                    unpin(&entry)?;
-                    removed.maps += 1;
-                }
-            }
-            fs::remove_dir(&version).with_context(|| format!("removing {}", version.display()))?;
+            removed.maps += remove_maps(&version)?;
         }
         match fs::remove_dir(&self.root) {
             // What is left is not ours.
@@ -135,6 +142,21 @@ pub struct Removed {
     pub links: usize,
     /// Maps.
     pub maps: usize,
+}
+
+/// Remove the folder of an ABI version that has no links any more. Says how many maps it had.
+fn remove_maps(version: &Path) -> Result<usize> {
+    let mut maps = 0;
+    for entry in entries(version)? {
+        if entry.is_dir() {
+            fs::remove_dir(&entry).with_context(|| format!("removing {}", entry.display()))?;
+        } else {
+            unpin(&entry)?;
+            maps += 1;
+        }
+    }
+    fs::remove_dir(version).with_context(|| format!("removing {}", version.display()))?;
+    Ok(maps)
 }
 
 /// Remove one pin.
