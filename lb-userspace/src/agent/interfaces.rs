@@ -1,6 +1,6 @@
 //! Programs on the interfaces that the configuration names; interfaces may come, go and come back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::Config;
 use crate::datapath::Datapath;
@@ -53,6 +53,12 @@ impl Interfaces {
     /// Whether an interface lacks its program.
     pub(super) fn has_problem(&self) -> bool {
         self.wanted.values().any(|interface| interface.problem.is_some())
+    }
+
+    /// Indices of the interfaces that clients' packets come in by.
+    pub(super) fn edges(&self, snapshot: &Snapshot) -> BTreeSet<u32> {
+        let edges = self.wanted.iter().filter(|(_, interface)| interface.edge);
+        edges.filter_map(|(name, _)| snapshot.links.get(name).map(|link| link.index)).collect()
     }
 
     /// Put programs where they belong, and take them from where they do not.

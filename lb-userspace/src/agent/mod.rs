@@ -272,7 +272,7 @@ impl Agent {
         let now = Instant::now();
         self.datapath.tables.release(now);
         let actual = self.datapath.tables.actual();
-        let routes = self.routes.resolve(&self.desired, &snapshot, &actual);
+        let routes = self.routes.resolve(&self.desired, &snapshot, &actual, &self.interfaces.edges(&snapshot));
         let wanted = plan::wanted(&self.desired, self.roles(), &routes, &routes::own_addresses(&snapshot));
         let failed = std::mem::take(&mut self.failed);
         let problems = std::mem::take(&mut self.problems);

@@ -8,6 +8,7 @@ use lb_common::table::{Algorithm as _, Rendezvous};
 use lb_common::verdict::Reason;
 
 use super::Agent;
+use super::routes::cannot_send;
 use crate::datapath::Datapath;
 use crate::datapath::store::Store as _;
 use crate::model::{self, Algorithm, key_address, protocol_name};
@@ -126,7 +127,12 @@ impl Agent {
         let snapshot = self.snapshots.borrow();
         // A host that is no edge sends to no backend.
         let path = if self.roles().edge { snapshot.paths.get(&address) } else { None };
-        let (via, problem) = way(path);
+        let unsent = path.and_then(|path| path.as_ref().ok());
+        let unsent = unsent.and_then(|path| cannot_send(&path.via, &snapshot, &self.interfaces.edges(&snapshot)));
+        let (via, problem) = match unsent {
+            Some(why) => (None, Some(format!("{address} {why}"))),
+            None => way(path),
+        };
         BackendStatus {
             address,
             state: if backend.draining { "draining" } else { "ready" }.to_owned(),

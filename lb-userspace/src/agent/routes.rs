@@ -23,16 +23,20 @@ impl Routes {
         desired: &Desired,
         snapshot: &Snapshot,
         actual: &Actual,
+        edges: &BTreeSet<u32>,
     ) -> BTreeMap<IpAddr, Route> {
         let addresses = desired.backend_addresses();
         self.sources.retain(|address, _| addresses.contains(address));
-        addresses.into_iter().map(|address| (address, self.route(address, snapshot, actual))).collect()
+        addresses.into_iter().map(|address| (address, self.route(address, snapshot, actual, edges))).collect()
     }
 
-    fn route(&mut self, address: IpAddr, snapshot: &Snapshot, actual: &Actual) -> Route {
+    fn route(&mut self, address: IpAddr, snapshot: &Snapshot, actual: &Actual, edges: &BTreeSet<u32>) -> Route {
         let pending = match snapshot.paths.get(&address) {
             Some(Ok(path)) => {
                 self.sources.insert(address, path.source);
+                if cannot_send(&path.via, snapshot, edges).is_some() {
+                    return Route::Unreachable { source: Some(path.source) };
+                }
                 return match &path.via {
                     Via::Local => Route::Local,
                     Via::Device { interface, source_mac, destination_mac, mtu, .. } => {
@@ -52,6 +56,23 @@ impl Routes {
     }
 }
 
+/// Kinds of devices that XDP cannot redirect to: their drivers have no `ndo_xdp_xmit` (kernel 6.18).
+const WITHOUT_XDP_TRANSMIT: [&str; 11] =
+    ["bridge", "dummy", "geneve", "ifb", "ipvlan", "macvlan", "macvtap", "team", "vlan", "vrf", "vxlan"];
+
+/// Why packets cannot be sent this way, though the kernel could. By a device that packets come in by they always can.
+pub(super) fn cannot_send(via: &Via, snapshot: &Snapshot, edges: &BTreeSet<u32>) -> Option<String> {
+    let Via::Device { interface, name, .. } = via else { return None };
+    let kind = &snapshot.links.get(name)?.kind;
+    if edges.contains(interface) || !WITHOUT_XDP_TRANSMIT.contains(&kind.as_str()) {
+        return None;
+    }
+    Some(format!(
+        "is reached by {name}, a {kind} device, which XDP cannot send by: give it a route by the device below, or by one \
+         of edge.interfaces"
+    ))
+}
+
 fn next_hop(interface: u32, source: [u8; 6], destination: [u8; 6], mtu: u32) -> NextHop {
     let [a, b, c, d, e, f] = destination;
     let [g, h, i, j, k, l] = source;
@@ -65,4 +86,32 @@ pub(super) fn own_addresses(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local() && !v6.is_unspecified(),
     };
     snapshot.addresses.iter().filter(reachable).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::neighbours::Link;
+
+    #[test]
+    fn a_device_that_xdp_cannot_send_by_is_no_way() {
+        let link = Link { index: 7, mac: Some([2; 6]), mtu: 1500, enabled: true, up: true, kind: "vlan".into() };
+        let links = BTreeMap::from([("eth0.5".to_owned(), link)]);
+        let snapshot = Snapshot { links, ..Snapshot::default() };
+        let via = Via::Device {
+            interface: 7,
+            name: "eth0.5".into(),
+            source_mac: [2; 6],
+            destination_mac: [2; 6],
+            mtu: 1500,
+            gateway: None,
+        };
+        let why = cannot_send(&via, &snapshot, &BTreeSet::new()).unwrap();
+        assert!(why.starts_with("is reached by eth0.5, a vlan device"), "{why}");
+        // Back out of the device that it came in by.
+        assert_eq!(cannot_send(&via, &snapshot, &BTreeSet::from([7])), None);
+        assert_eq!(cannot_send(&Via::Local, &snapshot, &BTreeSet::new()), None);
+    }
 }
