@@ -113,7 +113,8 @@ fn error_v6<P: Packet, M: Maps>(
         return Reason::ForeignQuote;
     }
     let mut chain = Chain::default();
-    let followed = v6::follow(packet, at + v6::LEN, quoted.next_hdr, &mut chain);
+    // The quote is cut, so that its length says nothing of the frame.
+    let followed = v6::follow(packet, at + v6::LEN, u32::MAX, quoted.next_hdr, &mut chain);
     if followed != Reason::Forwarded || chain.fragment_offset != 0 {
         return Reason::MalformedQuote;
     }

@@ -58,7 +58,8 @@ fn ipv4_to_vip<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, 
 #[inline(never)]
 pub fn follow<P: Packet>(packet: &P, l3: u32, chain: &mut Chain) -> Reason {
     let Some(header) = Ipv6Hdr::read(packet, l3) else { return Reason::NotOurs };
-    v6::follow(packet, l3 + v6::LEN, header.next_hdr, chain)
+    // Padding behind the packet may look like headers.
+    v6::follow(packet, l3 + v6::LEN, l3 + v6::total_len(&header), header.next_hdr, chain)
 }
 
 /// Drop an IPv6 packet whose extension headers cannot be followed, if it is for a VIP.
@@ -101,10 +102,6 @@ fn ipv6_to_vip<P: Packet, M: Maps>(
     let trimmed = trim(packet, maps, &mut inner, Address::from_v6(header.dst_addr));
     if trimmed != Reason::Forwarded {
         return trimmed;
-    }
-    // Beyond the packet's end there may have been padding that looked like headers.
-    if chain.offset > l3 + inner.length {
-        return Reason::MalformedExtensionHeader;
     }
     if chain.protocol == ICMPV6 {
         if !chain.is_fragment {

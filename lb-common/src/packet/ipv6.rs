@@ -95,11 +95,11 @@ pub struct Chain {
     pub identification: u32,
 }
 
-/// Follow the extension headers from `offset` on. [`Reason::Forwarded`] when `chain` says what is behind them.
+/// Follow the extension headers from `offset` on, none of which may reach past `end`. [`Reason::Forwarded`] when `chain` says what is behind them.
 ///
 /// A fragment that is the whole packet (RFC 6946) counts as no fragment. A later fragment ends the chain.
 #[inline(always)]
-pub fn follow<P: Packet>(packet: &P, offset: u32, next_header: u8, chain: &mut Chain) -> Reason {
+pub fn follow<P: Packet>(packet: &P, offset: u32, end: u32, next_header: u8, chain: &mut Chain) -> Reason {
     let start = offset;
     let mut offset = offset;
     let mut next = next_header;
@@ -117,6 +117,11 @@ pub fn follow<P: Packet>(packet: &P, offset: u32, next_header: u8, chain: &mut C
         } else if next == FRAGMENT {
             // RFC 8200 §4.5: always eight bytes; the second is reserved.
             length = 8;
+        }
+        if offset + length > end {
+            return Reason::MalformedExtensionHeader;
+        }
+        if next == FRAGMENT {
             let field = u16::from_be_bytes([header[2], header[3]]);
             if field & 0xfff9 != 0 {
                 chain.is_fragment = true;
