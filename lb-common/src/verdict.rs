@@ -79,13 +79,15 @@ reasons! {
     MalformedExtensionHeader "malformed_extension_header" Drop,
     /// More extension headers than are followed.
     TooManyExtensionHeaders "too_many_extension_headers" Drop,
+    /// IPv6 packet whose routing header has segments left: a VIP is nobody's waypoint (RFC 8200 §4.4, RFC 5095).
+    SourceRouted "source_routed" Drop,
     /// TCP header cut off or with a wrong data offset.
     MalformedTcp "malformed_tcp" Drop,
     /// UDP header cut off or with a wrong length.
     MalformedUdp "malformed_udp" Drop,
     /// ICMP message cut off.
     MalformedIcmp "malformed_icmp" Drop,
-    /// Fragment without a header to steer by (RFC 1858), or past the largest packet.
+    /// Fragment without a header to steer by (RFC 1858), of a length that no other can follow, or past the largest packet.
     MalformedFragment "malformed_fragment" Drop,
     /// Source address that no packet from the network may have: unspecified, loopback, multicast, or the destination.
     MartianSource "martian_source" Drop,

@@ -50,7 +50,8 @@ fn ipv4_to_vip<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, 
     let (source, destination) = (Address::from_v4(header.src_addr), Address::from_v4(header.dst_addr));
     let key = FragmentKey::v4(source, destination, u16::from_ne_bytes(header.id), header.proto);
     let offset = v4::fragment_offset(header);
-    let piece = Piece { l4: l3 + header_len, is_fragment, offset, protocol: header.proto };
+    let more = v4::more_fragments(header);
+    let piece = Piece { l4: l3 + header_len, is_fragment, offset, more, protocol: header.proto };
     piece_to_vip(packet, maps, trail, &inner, &key, piece)
 }
 
@@ -115,8 +116,8 @@ fn ipv6_to_vip<P: Packet, M: Maps>(
     }
     let (source, destination) = (Address::from_v6(header.src_addr), Address::from_v6(header.dst_addr));
     let key = FragmentKey::v6(source, destination, chain.identification);
-    let Chain { offset: l4, is_fragment, fragment_offset: offset, protocol, .. } = chain;
-    let piece = Piece { l4: l4 & OFFSET_MASK, is_fragment, offset, protocol };
+    let Chain { offset: l4, is_fragment, fragment_offset: offset, more_fragments: more, protocol, .. } = chain;
+    let piece = Piece { l4: l4 & OFFSET_MASK, is_fragment, offset, more, protocol };
     piece_to_vip(packet, maps, trail, &inner, &key, piece)
 }
 
@@ -142,11 +143,12 @@ fn trim<P: Packet, M: Maps>(packet: &mut P, maps: &M, inner: &mut Inner, destina
 }
 
 /// What follows the IP headers: where it begins in the frame, whether it is a fragment, where that lies in the whole
-/// packet, and its protocol if it shows it.
+/// packet and whether more follow, and its protocol if it shows it.
 struct Piece {
     l4: u32,
     is_fragment: bool,
     offset: u32,
+    more: bool,
     protocol: u8,
 }
 
@@ -169,7 +171,9 @@ fn piece_to_vip<P: Packet, M: Maps>(
             Ok(ports) => ports,
             Err(reason) => return reason,
         };
-    } else if piece.offset + length > 0xffff {
+    } else if piece.offset + inner.length > LARGEST + headers_beside(inner.family)
+        || (piece.more && !length.is_multiple_of(8))
+    {
         return Reason::MalformedFragment;
     } else if piece.offset == 0 {
         let Some([a, b, c, d, ..]) = packet.load::<{ MIN_IN_FRAGMENT as usize }>(piece.l4) else {
@@ -190,4 +194,16 @@ fn piece_to_vip<P: Packet, M: Maps>(
     let family = inner.family;
     let flow = FlowKey { source: key.source(), destination: key.destination(), ports, protocol, family };
     steer(packet, maps, trail, inner, &flow, reason)
+}
+
+/// Most that the length field of a whole packet says.
+const LARGEST: u32 = 0xffff;
+
+/// How much of a fragment is not counted by the length field of its whole packet: in IPv6 the fixed header and the
+/// fragment header.
+const fn headers_beside(family: Family) -> u32 {
+    match family {
+        Family::V4 => 0,
+        Family::V6 => v6::LEN + 8,
+    }
 }

@@ -116,6 +116,13 @@ pub fn is_fragment(h: &Ipv4Hdr) -> bool {
     u16::from_ne_bytes(h.frags) & (MF | 0x1fff).to_be() != 0
 }
 
+/// Whether more fragments follow this one.
+#[inline(always)]
+#[must_use]
+pub fn more_fragments(h: &Ipv4Hdr) -> bool {
+    u16::from_ne_bytes(h.frags) & MF.to_be() != 0
+}
+
 /// Where the fragment lies in its packet, in bytes.
 #[inline(always)]
 #[must_use]

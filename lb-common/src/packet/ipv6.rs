@@ -91,6 +91,8 @@ pub struct Chain {
     pub is_fragment: bool,
     /// Where the fragment lies in its packet, in bytes.
     pub fragment_offset: u32,
+    /// Whether more fragments follow this one.
+    pub more_fragments: bool,
     /// The fragment's identification as it stands in the header.
     pub identification: u32,
 }
@@ -125,6 +127,7 @@ pub fn follow<P: Packet>(packet: &P, offset: u32, end: u32, next_header: u8, cha
             let field = u16::from_be_bytes([header[2], header[3]]);
             if field & 0xfff9 != 0 {
                 chain.is_fragment = true;
+                chain.more_fragments = field & 1 == 1;
                 chain.fragment_offset = u32::from(field & 0xfff8);
                 chain.identification = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
                 if chain.fragment_offset != 0 {
@@ -133,6 +136,10 @@ pub fn follow<P: Packet>(packet: &P, offset: u32, end: u32, next_header: u8, cha
                     return Reason::Forwarded;
                 }
             }
+        }
+        // Segments left, in every type of routing header (RFC 8200 §4.4).
+        if next == ROUTING && header[3] != 0 {
+            return Reason::SourceRouted;
         }
         next = header[0];
         offset += length;

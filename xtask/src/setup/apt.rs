@@ -290,9 +290,9 @@ Components: main
                     Acquire::http::Proxy \"http://proxy.example:3128\";\n\
                     Acquire::IndexTargets::deb::DEP-11::MetaKey \"x\";\n\
                     Dir::Cache \"var/cache/apt\";\n";
-        let text = private_configuration(Path::new("/work/place"), dump);
+        let text = private_configuration(Path::new("/some/place"), dump);
         assert!(text.starts_with("Acquire::http::Proxy \"http://proxy.example:3128\";\nAcquire::Languages"), "{text}");
-        assert!(text.contains("Dir::State::Lists \"/work/place/lists\";"), "{text}");
+        assert!(text.contains("Dir::State::Lists \"/some/place/lists\";"), "{text}");
         assert!(!text.contains("Post-Invoke") && !text.contains("DEP-11") && !text.contains("var/cache"), "{text}");
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use lb_common::address::Family;
+use lb_common::checksum;
 use lb_common::maps::{NextHop, PREFILTER_WORDS, ServiceKey};
 use lb_common::stage::Roles;
 use lb_common::verdict::Reason;
@@ -204,6 +205,8 @@ pub(super) fn frame(key: &ServiceKey, port: u16, flow: u16) -> Vec<u8> {
         IpAddr::V4(vip) => {
             bytes.extend([8, 0, 0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, key.protocol(), 0, 0, 203, 0, 113, flow as u8]);
             bytes.extend(vip.octets());
+            let header: [u8; 20] = bytes[14..].try_into().unwrap();
+            bytes[24..26].copy_from_slice(&checksum::finish(checksum::sum(&header)).to_ne_bytes());
         }
         IpAddr::V6(vip) => {
             bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, key.protocol(), 64]);
