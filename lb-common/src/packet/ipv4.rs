@@ -79,7 +79,7 @@ pub fn header_len(h: &Ipv4Hdr) -> Option<u32> {
 }
 
 /// Whether the checksum of a header with this length is right (RFC 791 §3.1): nobody behind an answer or a tunnel's end
-/// would find out. In the programs it costs nothing that can be measured where there are no options.
+/// would find out.
 #[inline(always)]
 #[must_use]
 pub fn is_checksum_right<P: Packet>(packet: &P, offset: u32, header_len: u32) -> bool {
