@@ -98,7 +98,7 @@ fn moved(seed: u64, before: (&[Member], &[u16]), after: (&[Member], &[u16])) -> 
 
 /// At most 1.15 times the minimum moves, and 98 % of it finds its old owner in the top 3.
 ///
-/// The first is the bound of a distribution with a tail. With equal weights it holds without exception. With very unequal
+/// The first is the bound of a distribution with a tail. With equal weights no case here passes it. With very unequal
 /// ones a backend of 100 to 300 slots passes it once in about 1,500 changes, because caps are whole slots; `tail` allows
 /// for that by half the square root of the minimum, and [`a_change_moves_little`] counts how often it is made use of.
 fn small(moved: Moved, minimum: u64, tail: bool, what: &str) -> Result<(), TestCaseError> {

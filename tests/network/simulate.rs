@@ -74,8 +74,8 @@ fn a_capture_of_tcpdump_is_forwarded_as_it_was_on_the_wire() -> Result<()> {
             ensure!(destination, "not sent to its backend: {line}");
             sent += 1;
         }
-        // A request is a SYN, the question and the end at least; the answers come straight from the nodes.
-        ensure!(sent >= pairs.len() * 4 * 3 && lines.len() > sent, "{sent} of {} packets were sent", lines.len());
+        // A request is a SYN, an ACK, the question, and the end; the answers come straight from the nodes.
+        ensure!(sent >= pairs.len() * 4 * 4 && lines.len() > sent, "{sent} of {} packets were sent", lines.len());
         Ok(())
     })
 }
