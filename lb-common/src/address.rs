@@ -76,6 +76,19 @@ impl Address {
         [a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]
     }
 
+    /// The address's words of 32 bits as they stand in a header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(self) -> [u32; 4] {
+        let [a, b] = [self.0[0].to_ne_bytes(), self.0[1].to_ne_bytes()];
+        [
+            u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
+            u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
+            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
+            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+        ]
+    }
+
     /// The address's words of 32 bits as numbers, the first one first; an IPv4 address is the first one alone.
     #[inline(always)]
     #[must_use]

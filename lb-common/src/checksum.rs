@@ -54,6 +54,20 @@ pub const fn replace(checksum: u16, old: u16, new: u16) -> u16 {
     finish(!checksum as u32 + !old as u32 + new as u32)
 }
 
+/// What a sum changes by when some words of it are replaced; both as sums of those words. For [`amend`].
+#[inline(always)]
+#[must_use]
+pub const fn difference(old: u32, new: u32) -> u32 {
+    !fold(old) as u32 + fold(new) as u32
+}
+
+/// The checksum after the words under it have changed by a [`difference`] (RFC 1624 §3, equation 3).
+#[inline(always)]
+#[must_use]
+pub const fn amend(checksum: u16, difference: u32) -> u16 {
+    finish(!checksum as u32 + (difference & 0xffff) + (difference >> 16))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

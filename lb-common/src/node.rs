@@ -7,7 +7,7 @@ use crate::checksum::replace;
 use crate::maps::{Maps, prefilter};
 use crate::packet::icmp::{ICMP, ICMPV6};
 use crate::packet::transport::{self, IPV4_IN_IP, TCP, UDP};
-use crate::packet::{Header, Packet, ethernet, ipv4 as v4, ipv6 as v6};
+use crate::packet::{Header, Packet, ipv4 as v4, ipv6 as v6};
 use crate::stage::{Trail, refuse, service};
 use crate::verdict::Reason;
 
@@ -82,14 +82,7 @@ fn decapsulate<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, 
     if padding != 0 && !packet.trim(padding) {
         return Reason::InconsistentMaps;
     }
-    let (Some(macs), Some(tags)) = (packet.load::<12>(0), ethernet::tags(packet, l3)) else {
-        return Reason::InconsistentMaps;
-    };
-    if packet.shrink(outer.header_len) && ethernet::write(packet, l3, &macs, &tags, family) {
-        Reason::Decapsulated
-    } else {
-        Reason::InconsistentMaps
-    }
+    if packet.strip(l3, outer.header_len, family) { Reason::Decapsulated } else { Reason::InconsistentMaps }
 }
 
 /// The length of a good inner IPv4 packet, its ECN field brought up to date.

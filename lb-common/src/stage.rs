@@ -34,6 +34,10 @@ pub struct Trail {
     pub message: u64,
     /// The longest packet that would have fitted into the tunnel, for one that does not; 0 else.
     pub mtu: u64,
+    /// The pod's index plus one; 0 for none.
+    pub pod: u64,
+    /// Which longer way a packet takes that has to: an index in the array of stages.
+    pub stage: u64,
 }
 
 /// One packet, from the frame to the verdict. `None`: it takes the longer way, [`run_slow`], and is as it came.

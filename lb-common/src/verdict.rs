@@ -57,6 +57,20 @@ reasons! {
     DeliveredLocally "delivered_locally" Pass,
     /// Decapsulated and passed up to this node's stack.
     Decapsulated "decapsulated" Pass,
+    /// Handed to a pod of this node, with the pod's address and port.
+    DeliveredToPod "delivered_to_pod" Pass,
+    /// Handed to the pod that owned the slot before, which knows the flow.
+    DeliveredToFormerPod "delivered_to_former_pod" Pass,
+    /// A fragment handed to the pod of its flow.
+    FragmentDeliveredToPod "fragment_delivered_to_pod" Pass,
+    /// An ICMP error translated, outside and inside, and handed to the pod of the flow that it quotes.
+    IcmpErrorDelivered "icmp_error_delivered" Pass,
+    /// A pod's reply, which leaves as the VIP's.
+    ReplyRewritten "reply_rewritten" Pass,
+    /// A fragment of a pod's reply, which leaves as the VIP's.
+    ReplyFragmentRewritten "reply_fragment_rewritten" Pass,
+    /// An ICMP error about a packet to a pod, translated outside and inside: it leaves as the VIP's.
+    ReplyIcmpRewritten "reply_icmp_rewritten" Pass,
     /// Encapsulated and sent to a backend.
     Forwarded "forwarded" Send,
     /// An ICMP error sent to the backend of the flow that it quotes.
@@ -71,6 +85,10 @@ reasons! {
     FragNeededWithoutDf "frag_needed_without_df" Answer,
     /// Too long for the tunnel: answered with packet-too-big.
     PacketTooBig "packet_too_big" Answer,
+    /// No pod of the service has been here for a while: TCP answered with a reset (RFC 9293 §3.10.7.1).
+    ResetSent "reset_sent" Answer,
+    /// No pod of the service has been here for a while: UDP answered with port-unreachable.
+    UnreachableSent "unreachable_sent" Answer,
     /// IPv4 header with a wrong version, length or checksum, or a packet longer than its frame.
     MalformedIpv4 "malformed_ipv4" Drop,
     /// IPv6 header with a wrong version, or a packet longer than its frame.
@@ -131,6 +149,20 @@ reasons! {
     Hairpin "hairpin" Drop,
     /// Congestion marked outside on a packet that is not ECN-capable inside (RFC 6040 §4.2).
     EcnNotCapable "ecn_not_capable" Drop,
+    /// No pod of the service is on this node, and no answer is due (yet) or possible.
+    NoPod "no_pod" Drop,
+    /// Pods that may have the packet have no live device on this node.
+    PodGone "pod_gone" Drop,
+    /// No pod of the service is here, and answers of this kind are rationed.
+    AnswerLimited "answer_limited" Drop,
+    /// No pod of the service is here, and the routing table has no way for the answer.
+    AnswerUnroutable "answer_unroutable" Drop,
+    /// Every pod that may have the flow has one of the same client address and port to another VIP.
+    FlowCollision "flow_collision" Drop,
+    /// A flow that has to be recorded could not be.
+    FlowNotRecorded "flow_not_recorded" Drop,
+    /// A pod's reply that only a record could tell the VIP of, and there is none.
+    ReplyWithoutRecord "reply_without_record" Drop,
 }
 
 impl Reason {

@@ -2,7 +2,10 @@
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
-use lb_common::packet::{Packet, QUOTE};
+use lb_common::address::Family;
+use lb_common::packet::{Connection, Packet, QUOTE, Socket, ethernet};
+
+use crate::sockets;
 
 /// The frame that the program was called for.
 ///
@@ -96,9 +99,11 @@ impl<const SPLIT: bool> Packet for Frame<SPLIT> {
     }
 
     #[inline(always)]
-    fn shrink(&mut self, length: u32) -> bool {
+    fn strip(&mut self, l3: u32, length: u32, family: Family) -> bool {
+        let (Some(macs), Some(tags)) = (self.load::<12>(0), ethernet::tags(self, l3)) else { return false };
         // SAFETY: as in `grow`.
         unsafe { bpf_xdp_adjust_head(self.ctx, length as i32) == 0 }
+        &&ethernet::write(self, l3, &macs, &tags, family)
     }
 
     #[inline(always)]
@@ -110,6 +115,11 @@ impl<const SPLIT: bool> Packet for Frame<SPLIT> {
     #[inline(always)]
     fn interface(&self) -> u32 {
         self.context().ingress_ifindex
+    }
+
+    #[inline(always)]
+    fn socket(&self, namespace: u32, connection: &Connection, l3: u32, l4: u32) -> Socket {
+        sockets::ask(self, self.ctx.cast(), namespace, connection, l3, l4)
     }
 }
 

@@ -73,8 +73,8 @@ fn finish<P: Packet>(ctx: &XdpContext, frame: &P, mut reason: Reason, trail: Tra
         maps::count(reason);
     }
     if debugging() {
-        let Trail { service, backend, slot, interface, message: _, mtu: _ } = trail;
-        maps::trace(Trace { reason: reason as u64, service, backend, slot });
+        let Trail { service, backend, slot, interface, message: _, mtu: _, pod, stage: _ } = trail;
+        maps::trace(Trace { reason: reason as u64, service, backend, slot, pod });
         debug!(
             ctx,
             "in {} action {} reason {} service {} backend {} slot {} out {}",

@@ -10,6 +10,7 @@
 mod access;
 mod exit;
 mod maps;
+mod sockets;
 
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;

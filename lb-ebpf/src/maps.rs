@@ -1,15 +1,16 @@
 //! The BPF maps, and the decisions' view of them. Sizes are those of the default configuration; the loader sets others.
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
-use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::maps::{Array, DevMap, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::XdpContext;
 use lb_common::address::{Address, Family};
 use lb_common::maps::{
-    Backend, Counter, FragmentKey, FragmentPorts, Maps, NextHop, PREFILTER_WORDS, SLOW_STAGE, ServiceId, ServiceKey,
-    ServiceWord, Settings, TRUSTED_FAMILY_BITS, Trace, TrustedData, TunnelAddress, trusted_data,
+    Backend, Counter, FragmentKey, FragmentPorts, Maps, NODE_STAGE, NextHop, PREFILTER_WORDS, Pod, PodCell, PodWord,
+    Record, RecordKey, ReplyId, ReplyTarget, ReplyWord, SLOW_STAGE, ServiceId, ServiceKey, ServiceWord, Settings,
+    TRUSTED_FAMILY_BITS, Trace, TrustedData, TunnelAddress, trusted_data,
 };
 use lb_common::verdict::Reason;
 
@@ -36,13 +37,44 @@ static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_
 #[map]
 static BACKEND_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1 << 17, 0);
 #[map]
-static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
+static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(128, 0);
 #[map]
 static DEVICES: DevMapHash = DevMapHash::with_max_entries(256, 0);
 #[map]
-static STAGES: ProgramArray = ProgramArray::with_max_entries(1, 0);
+static STAGES: ProgramArray = ProgramArray::with_max_entries(2, 0);
 #[map]
 static TRACE: Array<Trace> = Array::with_max_entries(1, 0);
+#[map]
+static POD_WORDS: Array<u64> = Array::with_max_entries(16_384, BPF_F_MMAPABLE);
+#[map]
+static POD_CELLS: Array<u64> = Array::with_max_entries(1 << 20, BPF_F_MMAPABLE);
+#[map]
+static PODS: Array<Pod> = Array::with_max_entries(1 << 16, BPF_F_MMAPABLE);
+#[map]
+static POD_DEVICES: DevMap = DevMap::with_max_entries(4096, 0);
+#[map]
+static POD_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1 << 15, 0);
+#[map]
+static INTERNAL: LpmTrie<TrustedData, u32> = LpmTrie::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+#[map]
+static RECORDS: LruHashMap<RecordKey, Record> = LruHashMap::with_max_entries(1 << 20, 0);
+#[map]
+static REPLIES: HashMap<ServiceKey, ReplyId> = HashMap::with_max_entries(1 << 15, 0);
+#[map]
+static REPLY_WORDS: Array<u64> = Array::with_max_entries(1 << 15, BPF_F_MMAPABLE);
+#[map]
+static REPLY_TARGETS: Array<ReplyTarget> = Array::with_max_entries(1 << 15, BPF_F_MMAPABLE);
+#[map]
+static REPLY_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1 << 15, 0);
+/// How many flows were recorded.
+#[map]
+static RECORDED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+/// When this CPU's present second of answers began, and how many there were in it.
+#[map]
+static ANSWERS: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Answers of the node's own that one CPU sends in a second at most.
+const ANSWERS_PER_SECOND: u64 = 1000;
 
 /// A key of the trie where the stack is aligned for words of 64 bits: the address in it is copied by those.
 #[repr(C, align(8))]
@@ -100,9 +132,7 @@ impl Maps for Tables {
 
     #[inline(always)]
     fn is_trusted(&self, address: &Address, family: Family) -> bool {
-        let bits = TRUSTED_FAMILY_BITS + 8 * family.address_len() as u32;
-        let key = TrustedKey(Key::new(bits, trusted_data(*address, family)));
-        TRUSTED.get(&key.0).is_some()
+        TRUSTED.get(&trie_key(address, family).0).is_some()
     }
 
     #[inline(always)]
@@ -119,18 +149,124 @@ impl Maps for Tables {
 
     #[inline(always)]
     fn count_backend(&self, counter: u32, bytes: u32) {
-        if let Some(entry) = BACKEND_COUNTERS.get_ptr_mut(counter) {
-            // SAFETY: this CPU's own element, and XDP programs of one CPU do not interrupt each other.
-            let entry = unsafe { &mut *entry };
-            entry.packets += 1;
-            entry.bytes += u64::from(bytes);
-        }
+        add(&BACKEND_COUNTERS, counter, bytes);
     }
 
     #[inline(always)]
     fn now(&self) -> u64 {
         // SAFETY: the helper has no arguments and cannot fail.
         unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn now_coarse(&self) -> u64 {
+        // SAFETY: as in `now`; kernel 5.11.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
+    fn pod_word(&self, id: ServiceId) -> Option<PodWord> {
+        let word = POD_WORDS.get_ptr(id)?;
+        // SAFETY: as in `word`.
+        Some(PodWord(unsafe { word.read_volatile() }))
+    }
+
+    #[inline(always)]
+    fn pod_cell(&self, index: u64) -> Option<PodCell> {
+        let cell = POD_CELLS.get_ptr(index as u32)?;
+        // SAFETY: as in `word`: the agent clears former pods in place.
+        Some(PodCell(unsafe { cell.read_volatile() }))
+    }
+
+    #[inline(always)]
+    fn pod(&self, index: u32) -> Option<&Pod> {
+        PODS.get(index)
+    }
+
+    #[inline(always)]
+    fn has_pod_device(&self, number: u32) -> bool {
+        // The kernel empties the place of a device that is unregistered (kernel 4.14), and programs may look (5.3).
+        number != 0 && POD_DEVICES.get_ifindex(number).is_some()
+    }
+
+    #[inline(always)]
+    fn internal(&self, address: &Address, family: Family) -> u32 {
+        INTERNAL.get(&trie_key(address, family).0).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn record<R>(&self, key: &RecordKey, look: impl FnOnce(&Record) -> R) -> Option<R> {
+        let record = RECORDS.get_ptr(key)?;
+        // SAFETY: an element of the map, which stays readable while the program runs. One that another flow takes over
+        // meanwhile sends a packet to the VIP of that, in the worst case, which its client refuses.
+        Some(look(unsafe { &*record }))
+    }
+
+    #[inline(always)]
+    fn remember_flow(&self, key: &RecordKey, record: Record) -> bool {
+        let done = RECORDS.insert(key, record, 0).is_ok();
+        if done && let Some(recorded) = RECORDED.get_ptr_mut(0) {
+            // SAFETY: this CPU's own element, as in `add`.
+            unsafe { *recorded += 1 };
+        }
+        done
+    }
+
+    #[inline(always)]
+    fn count_pod(&self, counter: u32, bytes: u32) {
+        add(&POD_COUNTERS, counter, bytes);
+    }
+
+    #[inline(always)]
+    fn may_answer(&self) -> bool {
+        let Some(answers) = ANSWERS.get_ptr_mut(0) else { return false };
+        // SAFETY: this CPU's own element, as in `add`.
+        let answers = unsafe { &mut *answers };
+        let now = self.now_coarse();
+        if now.wrapping_sub(answers[0]) > 1_000_000_000 {
+            *answers = [now, 0];
+        }
+        answers[1] += 1;
+        answers[1] <= ANSWERS_PER_SECOND
+    }
+
+    #[inline(always)]
+    fn reply(&self, key: &ServiceKey) -> Option<ReplyId> {
+        // SAFETY: as in `service`.
+        unsafe { REPLIES.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn reply_word(&self, id: ReplyId) -> Option<ReplyWord> {
+        let word = REPLY_WORDS.get_ptr(id)?;
+        // SAFETY: as in `word`.
+        Some(ReplyWord(unsafe { word.read_volatile() }))
+    }
+
+    #[inline(always)]
+    fn reply_target(&self, index: u32) -> Option<&ReplyTarget> {
+        REPLY_TARGETS.get(index)
+    }
+
+    #[inline(always)]
+    fn count_reply(&self, id: ReplyId, bytes: u32) {
+        add(&REPLY_COUNTERS, id, bytes);
+    }
+}
+
+#[inline(always)]
+fn trie_key(address: &Address, family: Family) -> TrustedKey {
+    let bits = TRUSTED_FAMILY_BITS + 8 * family.address_len() as u32;
+    TrustedKey(Key::new(bits, trusted_data(*address, family)))
+}
+
+#[inline(always)]
+fn add(counters: &PerCpuArray<Counter>, index: u32, bytes: u32) {
+    if let Some(entry) = counters.get_ptr_mut(index) {
+        // SAFETY: this CPU's own element; programs of one CPU run with softirqs off and do not interrupt each other.
+        let entry = unsafe { &mut *entry };
+        entry.packets += 1;
+        entry.bytes += u64::from(bytes);
     }
 }
 
@@ -156,9 +292,16 @@ pub(crate) fn redirect(interface: u64) -> Option<u32> {
     DEVICES.redirect(interface as u32, 0).ok()
 }
 
-/// Go on in the program of the longer way; returns only if there is none.
+/// Go on in the program of the edge's longer way; returns only if there is none.
 #[inline(always)]
 pub(crate) fn longer_way(ctx: &XdpContext) {
     // SAFETY: a tail call with this program's own context; the packet is as it came.
     unsafe { STAGES.tail_call(ctx, SLOW_STAGE) };
+}
+
+/// As [`longer_way`], of the node.
+#[inline(always)]
+pub(crate) fn longer_way_of_node(ctx: &XdpContext) {
+    // SAFETY: as in `longer_way`.
+    unsafe { STAGES.tail_call(ctx, NODE_STAGE) };
 }

@@ -123,7 +123,7 @@ pub(super) const fn join(first: u32, second: u32) -> u64 {
 }
 
 /// The two neighbours that lie in one word.
-const fn split(word: u64) -> (u32, u32) {
+pub(super) const fn split(word: u64) -> (u32, u32) {
     let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
     (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]))
 }

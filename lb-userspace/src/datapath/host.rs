@@ -3,15 +3,16 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use lb_common::address::{Address, Family};
 use lb_common::checksum;
 use lb_common::flow::HashKeys;
 use lb_common::maps::{
-    Backend, Counter, FragmentKey, FragmentPorts, Maps, NextHop, PREFILTER_WORDS, ServiceId, ServiceKey, ServiceWord,
-    Settings,
+    Backend, Counter, FragmentKey, FragmentPorts, Maps, NextHop, PREFILTER_WORDS, Pod, PodCell, PodWord, Record,
+    RecordKey, ReplyId, ReplyTarget, ReplyWord, ServiceId, ServiceKey, ServiceWord, Settings,
 };
-use lb_common::packet::{Packet, QUOTE};
+use lb_common::packet::{Connection, Packet, QUOTE, Socket, ethernet};
 use lb_common::stage::{self, Roles, Trail};
 use lb_common::verdict::Reason;
 
@@ -33,6 +34,18 @@ pub struct HostMaps {
     trusted: BTreeSet<Prefix>,
     fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
     counters: RefCell<Vec<Counter>>,
+    pod_words: Vec<PodWord>,
+    pod_cells: Vec<PodCell>,
+    pods: Vec<Pod>,
+    /// The interface of each number, while there is one.
+    pod_devices: Vec<Option<u32>>,
+    pod_counters: RefCell<Vec<Counter>>,
+    internal: BTreeMap<Prefix, u32>,
+    records: RefCell<HashMap<RecordKey, Rc<Record>>>,
+    replies: BTreeMap<ServiceKey, ReplyId>,
+    reply_words: Vec<ReplyWord>,
+    reply_targets: Vec<ReplyTarget>,
+    reply_counters: RefCell<Vec<Counter>>,
     now: u64,
 }
 
@@ -48,11 +61,22 @@ impl HostMaps {
             slots: vec![0; 1 << capacity.log2_slots],
             backends: vec![Backend::default(); 1 << capacity.log2_backends],
             next_hops: vec![NextHop::default(); capacity.next_hops as usize],
-            settings: Settings { hash_keys: HashKeys([0; 12]) },
+            settings: Settings { hash_keys: HashKeys([0; 12]), mss: [0; 2] },
             tunnel_addresses: BTreeSet::new(),
             trusted: BTreeSet::new(),
             fragments: RefCell::default(),
             counters: RefCell::new(vec![Counter::default(); capacity.counters as usize]),
+            pod_words: vec![PodWord::HOST; capacity.services as usize],
+            pod_cells: vec![PodCell(0); 1 << capacity.log2_pod_cells],
+            pods: vec![Pod::default(); 1 << capacity.log2_pods],
+            pod_devices: vec![None; capacity.pod_devices as usize],
+            pod_counters: RefCell::new(vec![Counter::default(); capacity.pod_counters as usize]),
+            internal: BTreeMap::new(),
+            records: RefCell::default(),
+            replies: BTreeMap::new(),
+            reply_words: vec![ReplyWord::default(); capacity.replies as usize],
+            reply_targets: vec![ReplyTarget::default(); capacity.replies as usize],
+            reply_counters: RefCell::new(vec![Counter::default(); capacity.replies as usize]),
             now: 0,
         }
     }
@@ -78,6 +102,13 @@ impl HostMaps {
         let mut trail = Trail::default();
         let reason = stage::run_slow(frame, self, &mut trail);
         (reason, trail)
+    }
+}
+
+fn count(counters: &RefCell<Vec<Counter>>, index: u32, bytes: u32) {
+    if let Some(entry) = counters.borrow_mut().get_mut(index as usize) {
+        entry.packets += 1;
+        entry.bytes += u64::from(bytes);
     }
 }
 
@@ -128,14 +159,70 @@ impl Maps for HostMaps {
     }
 
     fn count_backend(&self, counter: u32, bytes: u32) {
-        if let Some(entry) = self.counters.borrow_mut().get_mut(counter as usize) {
-            entry.packets += 1;
-            entry.bytes += u64::from(bytes);
-        }
+        count(&self.counters, counter, bytes);
     }
 
     fn now(&self) -> u64 {
         self.now
+    }
+
+    fn now_coarse(&self) -> u64 {
+        self.now
+    }
+
+    fn pod_word(&self, id: ServiceId) -> Option<PodWord> {
+        self.pod_words.get(id as usize).copied()
+    }
+
+    fn pod_cell(&self, index: u64) -> Option<PodCell> {
+        self.pod_cells.get(index as usize).copied()
+    }
+
+    fn pod(&self, index: u32) -> Option<&Pod> {
+        self.pods.get(index as usize)
+    }
+
+    fn has_pod_device(&self, number: u32) -> bool {
+        self.pod_devices.get(number as usize).is_some_and(Option::is_some)
+    }
+
+    fn internal(&self, address: &Address, family: Family) -> u32 {
+        let address = address.ip(family);
+        let covering = self.internal.iter().filter(|(prefix, _)| prefix.contains(&address));
+        covering.max_by_key(|(prefix, _)| prefix.length).map_or(0, |(_, flags)| *flags)
+    }
+
+    fn record<R>(&self, key: &RecordKey, look: impl FnOnce(&Record) -> R) -> Option<R> {
+        self.records.borrow().get(key).map(|record| look(record))
+    }
+
+    fn remember_flow(&self, key: &RecordKey, record: Record) -> bool {
+        self.records.borrow_mut().insert(*key, Rc::new(record));
+        true
+    }
+
+    fn count_pod(&self, counter: u32, bytes: u32) {
+        count(&self.pod_counters, counter, bytes);
+    }
+
+    fn may_answer(&self) -> bool {
+        true
+    }
+
+    fn reply(&self, key: &ServiceKey) -> Option<ReplyId> {
+        self.replies.get(key).copied()
+    }
+
+    fn reply_word(&self, id: ReplyId) -> Option<ReplyWord> {
+        self.reply_words.get(id as usize).copied()
+    }
+
+    fn reply_target(&self, index: u32) -> Option<&ReplyTarget> {
+        self.reply_targets.get(index as usize)
+    }
+
+    fn count_reply(&self, id: ReplyId, bytes: u32) {
+        count(&self.reply_counters, id, bytes);
     }
 }
 
@@ -250,6 +337,7 @@ pub struct HostFrame {
     buffer: Vec<u8>,
     start: usize,
     interface: u32,
+    sockets: HashMap<(u32, Connection), Socket>,
 }
 
 /// Room before a frame, in bytes: XDP_PACKET_HEADROOM of Linux.
@@ -261,7 +349,14 @@ impl HostFrame {
     pub fn new(bytes: &[u8], interface: u32) -> Self {
         let mut buffer = vec![0; HEADROOM];
         buffer.extend_from_slice(bytes);
-        Self { buffer, start: HEADROOM, interface }
+        Self { buffer, start: HEADROOM, interface, sockets: HashMap::new() }
+    }
+
+    /// Let a namespace's sockets know something of a connection.
+    #[must_use]
+    pub fn with_socket(mut self, namespace: u32, connection: Connection, socket: Socket) -> Self {
+        self.sockets.insert((namespace, connection), socket);
+        self
     }
 
     /// The frame's bytes.
@@ -307,13 +402,14 @@ impl Packet for HostFrame {
         }
     }
 
-    fn shrink(&mut self, length: u32) -> bool {
+    fn strip(&mut self, l3: u32, length: u32, family: Family) -> bool {
+        let (Some(macs), Some(tags)) = (self.load::<12>(0), ethernet::tags(self, l3)) else { return false };
         // As the kernel: an Ethernet header must be left.
         if self.bytes().len() < length as usize + 14 {
             return false;
         }
         self.start += length as usize;
-        true
+        ethernet::write(self, l3, &macs, &tags, family)
     }
 
     fn trim(&mut self, length: u32) -> bool {
@@ -328,5 +424,9 @@ impl Packet for HostFrame {
 
     fn interface(&self) -> u32 {
         self.interface
+    }
+
+    fn socket(&self, namespace: u32, connection: &Connection, _l3: u32, _l4: u32) -> Socket {
+        self.sockets.get(&(namespace, *connection)).copied().unwrap_or(Socket::None)
     }
 }

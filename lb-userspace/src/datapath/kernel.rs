@@ -39,7 +39,7 @@ pub struct KernelMaps {
     devices: DevMapHash<MapData>,
     counters: PerCpuArray<MapData, [u64; 2]>,
     reasons: PerCpuArray<MapData, u64>,
-    trace: Array<MapData, [u64; 4]>,
+    trace: Array<MapData, [u64; 5]>,
     removed: Option<Instant>,
 }
 
@@ -91,8 +91,8 @@ impl KernelMaps {
     /// # Errors
     /// The map cannot be read.
     pub fn trace(&self) -> Result<Trace> {
-        let [reason, service, backend, slot] = self.trace.get(&0, 0).context("reading the trace")?;
-        Ok(Trace { reason, service, backend, slot })
+        let [reason, service, backend, slot, pod] = self.trace.get(&0, 0).context("reading the trace")?;
+        Ok(Trace { reason, service, backend, slot, pod })
     }
 }
 

@@ -19,6 +19,16 @@ pub struct Capacity {
     pub next_hops: u32,
     /// Backends' counters.
     pub counters: u32,
+    /// log2 of the number of entries for pods.
+    pub log2_pods: u32,
+    /// log2 of the number of slots of nodes' tables.
+    pub log2_pod_cells: u32,
+    /// Pods' counters.
+    pub pod_counters: u32,
+    /// Devices that lead to pods, number 0, which is none, included.
+    pub pod_devices: u32,
+    /// Pairs of a pod and a port that replies come from, and targets of theirs.
+    pub replies: u32,
 }
 
 /// A place for everything that programs read.
