@@ -102,8 +102,8 @@ impl<const SPLIT: bool> Packet for Frame<SPLIT> {
     fn strip(&mut self, l3: u32, length: u32, family: Family) -> bool {
         let (Some(macs), Some(tags)) = (self.load::<12>(0), ethernet::tags(self, l3)) else { return false };
         // SAFETY: as in `grow`.
-        unsafe { bpf_xdp_adjust_head(self.ctx, length as i32) == 0 }
-        &&ethernet::write(self, l3, &macs, &tags, family)
+        let shrunk = unsafe { bpf_xdp_adjust_head(self.ctx, length as i32) == 0 };
+        shrunk && ethernet::write(self, l3, &macs, &tags, family)
     }
 
     #[inline(always)]
