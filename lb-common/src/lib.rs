@@ -17,8 +17,10 @@ pub mod edge;
 pub mod encap;
 pub mod flow;
 pub mod maps;
+pub mod nat;
 pub mod node;
 pub mod packet;
+mod piece;
 pub mod stage;
 #[cfg(any(test, feature = "alloc"))]
 pub mod table;

@@ -10,6 +10,7 @@
 mod access;
 mod exit;
 mod maps;
+mod routes;
 mod sockets;
 
 use aya_ebpf::macros::xdp;
@@ -38,6 +39,12 @@ fn beeline_edge_node(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 fn beeline_slow(ctx: XdpContext) -> u32 {
     exit::run_slow(&ctx)
+}
+
+/// The node's longer way, likewise.
+#[xdp(frags)]
+fn beeline_node_slow(ctx: XdpContext) -> u32 {
+    exit::run_node(&ctx)
 }
 
 /// Passes everything. XDP_TX out of one end of a veth pair arrives only if the other end has a program (kernel 6.18

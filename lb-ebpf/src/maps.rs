@@ -12,6 +12,7 @@ use lb_common::maps::{
     Record, RecordKey, ReplyId, ReplyTarget, ReplyWord, SLOW_STAGE, ServiceId, ServiceKey, ServiceWord, Settings,
     TRUSTED_FAMILY_BITS, Trace, TrustedData, TunnelAddress, trusted_data,
 };
+use lb_common::node::visit::Visit;
 use lb_common::verdict::Reason;
 
 #[map]
@@ -72,6 +73,10 @@ static RECORDED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// When this CPU's present second of answers began, and how many there were in it.
 #[map]
 static ANSWERS: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
+
+/// What the steps of the node's longer way tell each other.
+#[map]
+static VISIT: PerCpuArray<Visit> = PerCpuArray::with_max_entries(1, 0);
 
 /// Answers of the node's own that one CPU sends in a second at most.
 const ANSWERS_PER_SECOND: u64 = 1000;
@@ -284,6 +289,22 @@ pub(crate) fn count(reason: Reason) {
 pub(crate) fn trace(trace: Trace) {
     // An array's element always exists; there is nobody to tell if it did not.
     let _ = TRACE.set(0, trace, 0);
+}
+
+/// What this run, or the program before it, noted last.
+#[inline(always)]
+pub(crate) fn last_trace() -> Trace {
+    TRACE.get(0).copied().unwrap_or_default()
+}
+
+/// The place where the node's longer way keeps what it knows of a packet, empty.
+#[inline(always)]
+pub(crate) fn visit() -> Option<&'static mut Visit> {
+    let visit = VISIT.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own element, and programs of one CPU do not interrupt each other; all its fields are numbers.
+    let visit = unsafe { &mut *visit };
+    *visit = Visit::default();
+    Some(visit)
 }
 
 /// Send the frame by another device: the action for the kernel, if the device is among ours.
