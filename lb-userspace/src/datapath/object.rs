@@ -24,13 +24,15 @@ pub enum Program {
     EdgeNode,
     /// The edge's longer way, for the two with an edge in them.
     Slow,
+    /// The node's longer way, for the two with a node in them.
+    NodeSlow,
     /// Passes everything: the other end of a veth pair in a test bed.
     Pass,
 }
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Edge, Self::Node, Self::EdgeNode, Self::Slow, Self::Pass];
+    pub const ALL: [Self; 6] = [Self::Edge, Self::Node, Self::EdgeNode, Self::Slow, Self::NodeSlow, Self::Pass];
 
     /// The program's name in the object.
     #[must_use]
@@ -40,6 +42,7 @@ impl Program {
             Self::Node => "beeline_node",
             Self::EdgeNode => "beeline_edge_node",
             Self::Slow => "beeline_slow",
+            Self::NodeSlow => "beeline_node_slow",
             Self::Pass => "beeline_pass",
         }
     }
