@@ -17,6 +17,7 @@ pub mod edge;
 pub mod encap;
 pub mod flow;
 pub mod maps;
+pub mod nat;
 pub mod node;
 pub mod packet;
 pub mod stage;

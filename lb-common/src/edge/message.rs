@@ -2,7 +2,6 @@
 
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use super::slow::OFFSET_MASK;
 use super::{answer, steer};
 use crate::address::{Address, Family};
 use crate::encap::Inner;
@@ -11,7 +10,7 @@ use crate::maps::Maps;
 use crate::packet::icmp::{self, Kind};
 use crate::packet::ipv6::Chain;
 use crate::packet::transport::{self, TCP, UDP};
-use crate::packet::{Header, Packet, ipv4 as v4, ipv6 as v6};
+use crate::packet::{Header, OFFSET_MASK, Packet, ipv4 as v4, ipv6 as v6};
 use crate::stage::{Trail, refuse};
 use crate::verdict::{Action, Reason};
 

@@ -10,7 +10,7 @@ use crate::maps::{FRAGMENT_LIFETIME_NS, FragmentKey, FragmentPorts, Maps};
 use crate::packet::icmp::{ICMP, ICMPV6};
 use crate::packet::ipv6::Chain;
 use crate::packet::transport::{self, MIN_IN_FRAGMENT, TCP, UDP};
-use crate::packet::{Header, Packet, ipv4 as v4, ipv6 as v6};
+use crate::packet::{Header, OFFSET_MASK, Packet, ipv4 as v4, ipv6 as v6};
 use crate::stage::{Trail, refuse};
 use crate::verdict::{Action, Reason};
 
@@ -120,10 +120,6 @@ fn ipv6_to_vip<P: Packet, M: Maps>(
     let piece = Piece { l4: l4 & OFFSET_MASK, is_fragment, offset, more, protocol };
     piece_to_vip(packet, maps, trail, &inner, &key, piece)
 }
-
-/// Offsets of transport headers are below this, which the verifier has forgotten on the way: the link header, the
-/// longest IPv4 header, or an IPv6 header and all extension headers that are followed.
-pub(super) const OFFSET_MASK: u32 = 0x3ff;
 
 /// Take the padding off a VIP's packet now, so that the end of the frame is the end of the packet. What is not a VIP's
 /// stays as it came. [`Reason::Forwarded`] to go on.
