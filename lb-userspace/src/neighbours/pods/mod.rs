@@ -167,6 +167,11 @@ fn own_device<'a>(pod: IpAddr, by: &Route, length: u8, view: View<'a>) -> Result
     Ok(device)
 }
 
+/// A pod behind a bridge: its port decides while that is known, then whether it answers.
+///
+/// The kernel forgets all neighbours of a bridge whose own MAC address changes, which it takes from its ports
+/// (`br_stp_recalculate_bridge_id` and `neigh_changeaddr`, Linux 6.18). So a pod that is only asked again stays where it
+/// was.
 fn behind_bridge(
     pod: IpAddr,
     bridge: Device<'_>,
@@ -174,19 +179,30 @@ fn behind_bridge(
     view: View<'_>,
 ) -> Result<PodPath, PodUnreachable> {
     let key = (bridge.link.index, pod);
-    let Some(mac) = view.tables.neighbours.get(&key).and_then(|entry| entry.usable()) else {
-        return Err(resolve::why_unresolved(pod, bridge.name.to_owned(), view.wants.get(&key)).into());
+    let mac = view.tables.neighbours.get(&key).and_then(|entry| entry.usable());
+    let seat = seat.filter(|seat| seat.bridge == bridge.link.index && mac.is_none_or(|mac| mac == seat.mac));
+    let device = match seat {
+        Some(seat) => port(pod, bridge, seat, view)?,
+        // By a port that the bridge has not learned.
+        None => bridge,
     };
-    let Some(seat) = seat.filter(|seat| (seat.bridge, seat.mac) == (bridge.link.index, mac)) else {
-        // It answers, by a port that the bridge has not learned or has forgotten.
-        return Ok(PodPath { namespace: None, ..bridge.path() });
-    };
+    let want = view.wants.get(&key);
+    let asked_again = seat.is_some() && want.is_none_or(|want| !want.failing && want.refused.is_none());
+    if mac.is_some() || asked_again {
+        Ok(device.path())
+    } else {
+        Err(resolve::why_unresolved(pod, bridge.name.to_owned(), want).into())
+    }
+}
+
+/// The port of a pod behind a bridge.
+fn port<'a>(pod: IpAddr, bridge: Device<'_>, seat: &Seat, view: View<'a>) -> Result<Device<'a>, PodUnreachable> {
     let port = view.tables.links.get(&seat.port).filter(|(_, link)| link.master == Some(seat.bridge));
     let Some((name, link)) = port else {
         return Err(PodUnreachable::PortGone { pod, bridge: bridge.name.to_owned() });
     };
     let port = Device { name, link }.check_up(pod)?;
-    if is_tunnel(link) || is_wire(link) { Err(port.no_pod_behind(pod)) } else { Ok(port.path()) }
+    if is_tunnel(link) || is_wire(link) { Err(port.no_pod_behind(pod)) } else { Ok(port) }
 }
 
 fn is_bridge(link: &Link) -> bool {
@@ -229,3 +245,6 @@ fn is_tunnel(link: &Link) -> bool {
 fn is_wire(link: &Link) -> bool {
     matches!(link.kind.as_str(), "ethernet" | "bond" | "team" | "vlan")
 }
+
+#[cfg(test)]
+mod tests;

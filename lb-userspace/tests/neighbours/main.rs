@@ -1,6 +1,7 @@
 //! Next hops against a real kernel, in network namespaces that the tests make: needs root.
 
 mod namespaces;
+mod pods;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
