@@ -14,6 +14,9 @@
 //! A route by another gateway, the default route, an uplink's network and devices that lead off this host (tunnels, a
 //! bridge's wires) are not a pod's own.
 //!
+//! The question is for a packet of this host's own: rules that look at where a packet came in, or at its mark, are not
+//! seen.
+//!
 //! `watch` keeps what is known of the pods that are asked for; the decision is here, without a kernel.
 
 mod unreachable;

@@ -105,3 +105,76 @@ impl Pods {
         self.routes.iter().map(|(pod, route)| (*pod, path(*pod, route, self.seats.get(pod), view))).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::RouteNetlinkMessage;
+    use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourState};
+
+    use super::super::super::Unreachable;
+    use super::super::super::entries::question;
+    use super::super::super::routes::Route;
+    use super::*;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn by(interface: u32, gateway: Option<IpAddr>) -> PodRoute {
+        PodRoute { answer: Answer::Unicast(Route { interface, gateway, source: None, mtu: None }), length: 32 }
+    }
+
+    /// One pod each by veth 5, by bridge 20, by a gateway, without a route and of this host.
+    fn pods() -> Pods {
+        let none = Answer::Unreachable(Unreachable::NoRoute { destination: ip("10.0.0.4") });
+        let routes: BTreeMap<IpAddr, PodRoute> = [
+            (ip("10.0.0.1"), by(5, None)),
+            (ip("10.0.0.2"), by(20, None)),
+            (ip("10.0.0.3"), by(7, Some(ip("192.0.2.1")))),
+            (ip("10.0.0.4"), PodRoute { answer: none, length: 0 }),
+            (ip("10.0.0.5"), PodRoute { answer: Answer::Local { source: ip("10.0.0.5") }, length: 0 }),
+        ]
+        .into();
+        let (_, wanted) = tokio::sync::watch::channel(routes.keys().copied().collect());
+        Pods { routes, ..Pods::new(wanted) }
+    }
+
+    /// The last byte of each pod that is asked about again.
+    fn doubted(change: &Change) -> Vec<u8> {
+        let mut pods = pods();
+        let matters = pods.note(change, &Tables::default());
+        assert_eq!(matters, !pods.dirty.is_empty(), "{change:?}");
+        let last = |pod: &IpAddr| match pod {
+            IpAddr::V4(pod) => pod.octets()[3],
+            IpAddr::V6(pod) => pod.octets()[15],
+        };
+        pods.dirty.iter().map(last).collect()
+    }
+
+    #[test]
+    fn only_pods_that_a_change_may_concern_are_asked_about() {
+        let all = [1, 2, 3, 4, 5];
+        assert_eq!(doubted(&Change::AllRoutes), all);
+        assert_eq!(doubted(&Change::Routes(ip("10.0.0.2")..=ip("10.0.0.3"))), [2, 3]);
+        assert!(doubted(&Change::Routes(ip("10.1.0.0")..=ip("10.1.255.255"))).is_empty());
+        assert_eq!(doubted(&Change::Device(5)), [1, 3, 4, 5], "not the one by another device");
+        assert_eq!(doubted(&Change::Device(20)), [2, 3, 4, 5]);
+        assert!(doubted(&Change::Neighbour((20, ip("10.0.0.2")))).is_empty());
+    }
+
+    #[test]
+    fn a_bridges_news_matter_if_they_are_of_a_pods_mac() {
+        let mut tables = Tables::default();
+        let mut message = question((20, ip("10.0.0.2")));
+        message.header.state = NeighbourState::Reachable;
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(MAC.to_vec()));
+        tables.apply(&RouteNetlinkMessage::NewNeighbour(message));
+        let mut pods = pods();
+        assert!(pods.note(&Change::Forwarding((20, MAC, 0)), &tables));
+        assert!(!pods.note(&Change::Forwarding((21, MAC, 0)), &tables));
+        assert!(!pods.note(&Change::Forwarding((20, [2; 6], 0)), &tables));
+        assert!(pods.dirty.is_empty(), "no route has changed");
+    }
+}
