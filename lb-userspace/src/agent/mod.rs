@@ -106,7 +106,7 @@ impl Agent {
     fn new(file: PathBuf, config: Config, datapath: Datapath) -> Result<Self> {
         let desired = model::from_file::desired(&config);
         let (destinations, wanted) = watch::channel(destinations(&config, &desired));
-        let (snapshots, _task) = Neighbours::spawn(wanted)?;
+        let (snapshots, _task) = Neighbours::spawn(wanted, watch::channel(BTreeSet::new()).1)?;
         let read = std::fs::read(&file).unwrap_or_default();
         Ok(Self {
             interfaces: Interfaces::new(&config),
