@@ -158,6 +158,8 @@ proptest! {
         let no_checksum = no_checksum && !tcp;
         let (family, header) = family(&from);
         let data = [7; 30];
+        // Half a checksum is nobody's to change.
+        prop_assume!(!(tcp && cut == 17));
         // The checksum of a quoted packet whose header is cut before it is beyond the end: both are made without it.
         let make = |party: &Party| {
             let (source, destination) = if outbound { (&client, party) } else { (party, &client) };
