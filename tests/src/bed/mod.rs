@@ -9,6 +9,7 @@
 //! Root only. A bed sends no packet outside of the namespaces that it made.
 
 mod agent;
+mod bulk;
 mod config;
 mod fabric;
 mod host;
@@ -31,6 +32,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 pub use agent::{Agent, Beeline};
+pub use bulk::{BULK, Bulk};
 pub use config::{Backend, Config, Edge, Node, Port, Service};
 pub use fabric::{Agents, Fabric, Shape, UNDERLAY_V4, UNDERLAY_V6};
 pub use host::Host;
@@ -38,7 +40,7 @@ pub use http::{Connection, Response, connect, get};
 pub use process::Process;
 pub use rig::Rig;
 pub use traffic::{Fared, LongConnections, Outcome, Served, Traffic, ask};
-pub use udp::{UdpEcho, echo};
+pub use udp::{Said, UdpEcho, ask_name, echo};
 pub use wait::{eventually, holds};
 pub use web::{Hit, WebServer};
 
