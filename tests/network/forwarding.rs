@@ -101,7 +101,7 @@ fn outer_sources_come_from_the_tunnel_prefix() -> Result<()> {
         let start = |host: &_, config: Config| beeline.agent(bed, host, &config);
         // Nodes trust the prefixes alone: what they serve came from there.
         let trusted_sources = vec![v4.to_owned(), v6.to_owned()];
-        let node = Node { interfaces: vec!["eth0".to_owned()], trusted_sources };
+        let node = Node { interfaces: vec!["eth0".to_owned()], trusted_sources, ..Node::default() };
         let nodes = fabric
             .nodes
             .iter()
@@ -149,7 +149,7 @@ fn edge_and_node_share_a_device() -> Result<()> {
         let web = |name, vip, v4| Service::new(name, vip, "TCP", 80, &fabric.edge_addresses(v4));
         let services = [web("web", Fabric::VIP_V4, true), web("web6", Fabric::VIP_V6, false)];
         let trusted_sources = vec![UNDERLAY_V4.to_owned(), UNDERLAY_V6.to_owned()];
-        let node = Node { interfaces: vec!["eth0".to_owned()], trusted_sources };
+        let node = Node { interfaces: vec!["eth0".to_owned()], trusted_sources, ..Node::default() };
         let mut running = Vec::new();
         for host in &fabric.edges {
             Fabric::hold_vips(host, &Fabric::VIPS)?;

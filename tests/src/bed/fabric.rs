@@ -282,7 +282,7 @@ impl Fabric {
     /// The configuration of a node, which trusts the edges' segment.
     pub fn node_config(&self, host: &Host, services: &[Service]) -> Config {
         let trusted_sources = vec![UNDERLAY_V4.to_owned(), UNDERLAY_V6.to_owned()];
-        let node = Node { interfaces: vec!["eth0".to_owned()], trusted_sources };
+        let node = Node { interfaces: vec!["eth0".to_owned()], trusted_sources, ..Node::default() };
         Config { node: Some(node), services: services.to_vec(), ..Config::new(host.name()) }
     }
 
