@@ -20,7 +20,7 @@ fn megabyte() -> Vec<u8> {
 fn serves_through(bed: &str, vip_v4: bool, tunnel_v4: bool) -> Result<()> {
     let vip = if vip_v4 { Fabric::VIP_V4 } else { Fabric::VIP_V6 };
     Bed::run(bed, |bed| {
-        let shape = Shape { edges: 2, nodes: 2, clients: 3, routed: false };
+        let shape = Shape { edges: 2, nodes: 2, clients: 3, ..Shape::default() };
         let rig = Rig::start(bed, shape, |fabric| vec![fabric.web_service(vip, tunnel_v4)])?;
         let pairs: Vec<_> = rig.fabric.pairs().into_iter().filter(|pair| pair.1 == vip).collect();
         let nodes = rig.fabric.request(&pairs, 16)?;
@@ -143,7 +143,7 @@ fn udp_is_echoed() -> Result<()> {
 #[test]
 fn edge_and_node_share_a_device() -> Result<()> {
     Bed::run("shared-device", |bed| {
-        let (beeline, shape) = (Beeline::find()?, Shape { edges: 2, nodes: 0, clients: 3, routed: false });
+        let (beeline, shape) = (Beeline::find()?, Shape { edges: 2, nodes: 0, clients: 3, ..Shape::default() });
         let fabric = Fabric::build(bed, shape)?;
         beeline.pass_program(&fabric.router, &["edge1", "edge2"])?;
         let web = |name, vip, v4| Service::new(name, vip, "TCP", 80, &fabric.edge_addresses(v4));
