@@ -298,6 +298,44 @@ fn a_narrow_hop_before_the_nodes_is_found_by_both_ends() -> Result<()> {
 }
 
 #[test]
+fn one_port_of_a_client_serves_for_several_connections() -> Result<()> {
+    Bed::run("same-port", |bed| {
+        let fabric = Fabric::build(bed, Shape { pods: 2, ..LONE_POD })?;
+        let _servers = fabric.serve_pods(bed)?;
+        for vip in Fabric::VIPS {
+            let from = SocketAddr::new(fabric.client_for(vip), 40_000);
+            let open = |pod: &Pod| {
+                let to = SocketAddr::new(pod.address_for(vip), POD_HTTP);
+                fabric.client.within(|| Connection::open_from(from, to, PATIENCE))
+            };
+            let mut connections = [open(&fabric.pods[0])?, open(&fabric.pods[1])?];
+            for (connection, pod) in connections.iter_mut().zip(&fabric.pods) {
+                let answer = connection.get("/")?;
+                assert_eq!((answer.header("x-node")?, answer.header("x-client-port")?), (pod.name(), "40000"));
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_redirection_in_the_pod_leads_to_another_port() -> Result<()> {
+    Bed::run("sidecar", |bed| {
+        let fabric = Fabric::build(bed, LONE_POD)?;
+        let _servers = fabric.serve_pods(bed)?;
+        let pod = &fabric.pods[0];
+        for (client, address) in ways(&fabric, pod) {
+            let to = SocketAddr::new(address, 8000);
+            assert!(fabric.client.within(|| get(client, to, "/", SILENCE)).is_err(), "something listens at {to}");
+            policies::redirect(&pod.host, to.port(), POD_HTTP)?;
+            answers(&fabric.client, client, to, pod.name(), client)?;
+            policies::no_redirect(&pod.host, to.port())?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn pods_come_and_go() -> Result<()> {
     Bed::run("rollout", |bed| {
         let mut fabric = Fabric::build(bed, Shape::PODS)?;

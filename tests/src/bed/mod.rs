@@ -41,7 +41,7 @@ pub use bulk::{BULK, Bulk};
 pub use config::{Config, Edge, Node};
 pub use fabric::{Agents, Fabric, Shape, UNDERLAY_V4, UNDERLAY_V6};
 pub use host::Host;
-pub use http::{Connection, Response, connect, get};
+pub use http::{Connection, Response, connect, connect_from, get};
 pub use pod_server::PodServer;
 pub use pods::{POD_HTTP, POD_NETWORK_V4, POD_NETWORK_V6, POD_UDP, Pod, SERVICE_UDP};
 pub use process::Process;

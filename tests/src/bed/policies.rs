@@ -137,6 +137,28 @@ pub fn node_port(node: &Host, protocol: &str, port: u16, pod: SocketAddr) -> Res
     table(node, &format!("node-port-{protocol}-{family}-{port}"), &rules)
 }
 
+/// Makes connections to `port` of `pod` end at its port `to`, inside the pod, as a sidecar does: whoever looks for a
+/// socket at `port` from outside finds none.
+///
+/// # Errors
+/// As [`masquerade`].
+pub fn redirect(pod: &Host, port: u16, to: u16) -> Result<()> {
+    let rule = format!("tcp dport {port} redirect to :{to}");
+    table(
+        pod,
+        &format!("sidecar-{port}"),
+        &format!("chain prerouting {{ type nat hook prerouting priority dstnat;\n{rule}\n}}"),
+    )
+}
+
+/// Takes [`redirect`] back, for new connections.
+///
+/// # Errors
+/// As [`masquerade`].
+pub fn no_redirect(pod: &Host, port: u16) -> Result<()> {
+    no_table(pod, &format!("sidecar-{port}"))
+}
+
 /// Sets how `host` checks sources, on all devices that it has and those to come.
 ///
 /// # Errors
