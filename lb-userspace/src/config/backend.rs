@@ -51,7 +51,8 @@ pub(super) fn draft<'t>(reader: &mut Reader, node: Node<'t>, delivery: Option<De
     let to_pods = delivery == Some(Delivery::Pod);
     let weight = reader.optional(node, "weight", DEFAULT_WEIGHT, |reader, node| {
         if to_pods {
-            let message = format!("{} has no meaning: with delivery pod its pods' weights count; leave it out", node.shown());
+            let message =
+                format!("{} has no meaning: with delivery pod its pods' weights count; leave it out", node.shown());
             reader.error(node, message);
             return None;
         }

@@ -252,7 +252,7 @@ fn internal_networks_hold_no_vip() {
         ),
         (
             &format!("node: {{trustedSources: [10.0.0.1], internalNetworks: [\"::/0\", 0.0.0.0/0]}}\n{services}"),
-            "lb.yaml:4:62: node.internalNetworks[1]: 0.0.0.0/0 contains 198.51.100.10, the VIP of services[0]; name networks of \
+            "lb.yaml:4:63: node.internalNetworks[1]: 0.0.0.0/0 contains 198.51.100.10, the VIP of services[0]; name networks of \
              pods, nodes and Services, without VIPs",
         ),
         (
