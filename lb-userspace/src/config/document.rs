@@ -97,7 +97,7 @@ fn tunnel_source(reader: &mut Reader, node: Node<'_>) -> Option<TunnelSource> {
 }
 
 fn node(reader: &mut Reader, node: Node<'_>) -> Option<NodeConfig> {
-    let known = ["interfaces", "trustedSources", "internalNetworks", "directPodAccess", "mssClamp"];
+    let known = ["interfaces", "trustedSources", "internalNetworks", "directPodAccess", "mssClamp", "natExemption"];
     if !reader.fields(node, &known) {
         return None;
     }
@@ -114,12 +114,14 @@ fn node(reader: &mut Reader, node: Node<'_>) -> Option<NodeConfig> {
     let direct_pod_access = reader.optional(node, "directPodAccess", false, Reader::flag);
     let mss_clamp =
         reader.optional(node, "mssClamp", MssClamp::Auto, |reader, node| reader.parsed(node, scalars::mss_clamp));
+    let nat_exemption = reader.optional(node, "natExemption", false, Reader::flag);
     Some(NodeConfig {
         interfaces: interfaces?,
         trusted_sources: trusted_sources?,
         internal_networks: internal_networks?,
         direct_pod_access: direct_pod_access?,
         mss_clamp: mss_clamp?,
+        nat_exemption: nat_exemption?,
     })
 }
 
