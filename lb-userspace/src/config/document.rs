@@ -21,7 +21,7 @@ const DEFAULT_TRANSITION: Duration = Duration::from_secs(24 * 3600);
 pub const DEFAULT_PIN_PATH: &str = "/sys/fs/bpf/beeline";
 const DEFAULT_METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9469);
 
-/// Bounds of the maps' sizes. Slots take 2 bytes each, a backend 64 and its counters, a flow about 100.
+/// Bounds of the maps' sizes. Slots take 2 bytes each, a backend or pod 64 and its counters, a flow about 100.
 const SERVICES: RangeInclusive<u32> = 1..=1_000_000;
 const BACKENDS: RangeInclusive<u32> = 1..=16_777_216;
 pub(super) const SLOTS: RangeInclusive<u32> = SLOTS_UNIT..=1 << 30;
@@ -52,7 +52,9 @@ pub(super) fn read(reader: &mut Reader, root: Node<'_>) -> Option<Config> {
     let metrics_listen = reader.optional(root, "metrics", SocketAddr::from(DEFAULT_METRICS), metrics);
     let drafts = reader.optional(root, "services", Vec::new(), service::drafts)?;
     let tunnel_source = edge.as_ref().and_then(Option::as_ref).map(|edge| edge.tunnel_source).unwrap_or_default();
-    fit::check(reader, &Whole { root, services: &drafts, tunnel_source, maps });
+    let internal_networks = node.as_ref().and_then(Option::as_ref).map(|node| node.internal_networks.as_slice());
+    let internal_networks = internal_networks.unwrap_or_default();
+    fit::check(reader, &Whole { root, services: &drafts, tunnel_source, internal_networks, maps });
     Some(Config {
         hash_seed: hash_seed?,
         edge: edge?,
