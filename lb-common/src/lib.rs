@@ -20,6 +20,7 @@ pub mod maps;
 pub mod nat;
 pub mod node;
 pub mod packet;
+pub mod return_path;
 pub mod stage;
 #[cfg(any(test, feature = "alloc"))]
 pub mod table;
