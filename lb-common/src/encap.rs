@@ -95,9 +95,6 @@ pub fn send<P: Packet, M: Maps>(
         Family::V4
     } else if backend.dispatch == Dispatch::Ipv6 as u8 {
         Family::V6
-    } else if backend.dispatch == Dispatch::Local as u8 {
-        maps.count_backend(backend.counter, inner.length);
-        return Reason::DeliveredLocally;
     } else {
         return Reason::InconsistentMaps;
     };

@@ -20,6 +20,7 @@ pub mod maps;
 pub mod nat;
 pub mod node;
 pub mod packet;
+mod piece;
 pub mod return_path;
 pub mod stage;
 #[cfg(any(test, feature = "alloc"))]

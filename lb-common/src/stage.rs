@@ -3,7 +3,8 @@
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::address::{Address, Family};
-use crate::maps::{Maps, SLOW_STAGE, ServiceId, ServiceKey, VIP_MARK, prefilter_v4, prefilter_v6};
+use crate::maps::{Maps, NODE_STAGE, SLOW_STAGE, ServiceId, ServiceKey, VIP_MARK, prefilter_v4, prefilter_v6};
+use crate::node::visit::Visit;
 use crate::packet::ipv6::Chain;
 use crate::packet::transport::{IPV4_IN_IP, IPV6_IN_IP};
 use crate::packet::{Header, Packet, ethernet};
@@ -40,9 +41,10 @@ pub struct Trail {
     pub stage: u64,
 }
 
-/// One packet, from the frame to the verdict. `None`: it takes the longer way, [`run_slow`], and is as it came.
+/// One packet, from the frame to the verdict. `None`: it takes a longer way and is as it came. Which one stands in
+/// [`Trail::stage`]: [`run_slow`], or [`run_node`].
 ///
-/// The two are programs of their own in the kernel, joined by a tail call, because the stack is 512 bytes.
+/// They are programs of their own in the kernel, joined by tail calls, because the stack is 512 bytes.
 #[inline(always)]
 pub fn run<P: Packet, M: Maps>(roles: Roles, packet: &mut P, maps: &M, trail: &mut Trail) -> Option<Reason> {
     let Some((family, l3)) = ethernet::parse(packet) else { return Some(Reason::NotOurs) };
@@ -54,9 +56,9 @@ pub fn run<P: Packet, M: Maps>(roles: Roles, packet: &mut P, maps: &M, trail: &m
                 return Some(Reason::NotOurs);
             }
             if roles.node && (header.proto == IPV4_IN_IP || header.proto == IPV6_IN_IP) {
-                let reason = node::ipv4(packet, maps, trail, l3, &header);
-                if reason != Reason::NotOurs {
-                    return Some(reason);
+                match node::ipv4(packet, maps, trail, l3, &header) {
+                    Some(Reason::NotOurs) => {}
+                    reason => return of_node(trail, reason),
                 }
             }
             if !roles.edge {
@@ -71,9 +73,9 @@ pub fn run<P: Packet, M: Maps>(roles: Roles, packet: &mut P, maps: &M, trail: &m
                 return Some(Reason::NotOurs);
             }
             if roles.node && (header.next_hdr == IPV4_IN_IP || header.next_hdr == IPV6_IN_IP) {
-                let reason = node::ipv6(packet, maps, trail, l3, &header);
-                if reason != Reason::NotOurs {
-                    return Some(reason);
+                match node::ipv6(packet, maps, trail, l3, &header) {
+                    Some(Reason::NotOurs) => {}
+                    reason => return of_node(trail, reason),
                 }
             }
             if !roles.edge {
@@ -84,7 +86,28 @@ pub fn run<P: Packet, M: Maps>(roles: Roles, packet: &mut P, maps: &M, trail: &m
     }
 }
 
-/// The edge's longer way: fragments, extension headers, ICMP, and what is too long for the tunnel. Each step is a
+/// A packet that the node needs a longer look at goes on there.
+#[inline(always)]
+const fn of_node(trail: &mut Trail, reason: Option<Reason>) -> Option<Reason> {
+    if reason.is_none() {
+        trail.stage = NODE_STAGE as u64;
+    }
+    reason
+}
+
+/// The node's longer way, for a tunnel packet, or for one to a VIP whose backend is this host. Each step is a function of
+/// its own in the program; what they tell each other stands in `visit`, which is zero at first and lies beside the stack.
+#[inline(always)]
+pub fn run_node<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, visit: &mut Visit) -> Reason {
+    let reason = node::visit::run(packet, maps, visit);
+    trail.service = visit.service;
+    trail.slot = visit.slot;
+    trail.pod = visit.pod;
+    reason
+}
+
+/// The edge's longer way: fragments, extension headers, ICMP, and what is too long for the tunnel. Where [`Trail::stage`] is set after it,
+/// the packet goes on in [`run_node`]. Each step is a
 /// function of its own in the program, called from here, so that their stacks do not add up.
 #[inline(always)]
 pub fn run_slow<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail) -> Reason {
@@ -99,6 +122,9 @@ pub fn run_slow<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail)
             }
         }
     };
+    if trail.stage != 0 {
+        return reason;
+    }
     if trail.message != 0 {
         reason = match family {
             Family::V4 => edge::message::ipv4(packet, maps, trail, l3),

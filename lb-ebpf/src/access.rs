@@ -1,6 +1,7 @@
 //! Packet bytes: all pointer arithmetic of the programs.
 
 use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
 use lb_common::address::Family;
 use lb_common::packet::{Connection, Packet, QUOTE, Socket, ethernet};
@@ -38,6 +39,12 @@ impl<const SPLIT: bool> Frame<SPLIT> {
         (data as usize, end as usize)
     }
 
+    /// The context, for helpers.
+    #[inline(always)]
+    pub(crate) const fn context_pointer(&self) -> *mut c_void {
+        self.ctx.cast()
+    }
+
     #[inline(always)]
     const fn context(&self) -> &xdp_md {
         // SAFETY: the kernel gives every XDP program a valid context for as long as it runs.
@@ -54,6 +61,8 @@ impl<const SPLIT: bool> Frame<SPLIT> {
 }
 
 impl<const SPLIT: bool> Packet for Frame<SPLIT> {
+    const CAN_ANSWER: bool = true;
+
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let pointer = self.at::<N>(offset)?;

@@ -10,6 +10,7 @@ use lb_common::verdict::{Action, Reason};
 
 use crate::access::Frame;
 use crate::maps::{self, Tables};
+use crate::routes;
 
 /// Not 0: every packet leaves a trace and a line in the log. The loader sets it; where it is 0, the verifier removes
 /// what hangs on it.
@@ -31,11 +32,30 @@ pub(crate) fn run(ctx: &XdpContext, roles: Roles) -> u32 {
     match stage::run(roles, &mut frame, &Tables, &mut trail) {
         Some(reason) => finish(ctx, &frame, reason, trail),
         None => {
-            maps::longer_way(ctx);
-            // The agent puts the program there before it attaches this one.
+            if trail.stage == 0 {
+                maps::longer_way(ctx);
+            } else {
+                go_on_as_node(ctx, &trail);
+            }
+            // The agent puts the programs there before it attaches this one.
             finish(ctx, &frame, Reason::InconsistentMaps, trail)
         }
     }
+}
+
+/// Go on in the program of the node's longer way; returns only if there is none.
+#[inline(always)]
+fn go_on_as_node(ctx: &XdpContext, trail: &Trail) {
+    if debugging() {
+        note_backend(trail);
+    }
+    maps::longer_way_of_node(ctx);
+}
+
+/// Note the edge's choice, for the trace that the next program completes. A stack of its own.
+#[inline(never)]
+fn note_backend(trail: &Trail) {
+    maps::trace(Trace { backend: trail.backend, ..Trace::default() });
 }
 
 /// Run one frame through the stages of the longer way.
@@ -43,7 +63,27 @@ pub(crate) fn run(ctx: &XdpContext, roles: Roles) -> u32 {
 pub(crate) fn run_slow(ctx: &XdpContext) -> u32 {
     let mut frame = Frame::<true>::new(ctx.ctx);
     let mut trail = Trail::default();
-    let reason = stage::run_slow(&mut frame, &Tables, &mut trail);
+    let mut reason = stage::run_slow(&mut frame, &Tables, &mut trail);
+    if trail.stage != 0 {
+        go_on_as_node(ctx, &trail);
+        reason = Reason::InconsistentMaps;
+    }
+    finish_slow(ctx, &frame, reason, &trail)
+}
+
+/// Run one frame through the stages of the node's longer way.
+#[inline(always)]
+pub(crate) fn run_node(ctx: &XdpContext) -> u32 {
+    let mut frame = Frame::<true>::new(ctx.ctx);
+    let mut trail = Trail::default();
+    let Some(visit) = maps::visit() else { return XDP_DROP };
+    let mut reason = stage::run_node(&mut frame, &Tables, &mut trail, visit);
+    if reason.action() == Action::Answer && routes::are_known() {
+        reason = routes::send(&mut frame, reason, &mut trail, visit);
+    }
+    if debugging() {
+        trail.backend = maps::last_trace().backend;
+    }
     finish_slow(ctx, &frame, reason, &trail)
 }
 
@@ -59,9 +99,9 @@ fn finish<P: Packet>(ctx: &XdpContext, frame: &P, mut reason: Reason, trail: Tra
     let action = match reason.action() {
         Action::Pass => XDP_PASS,
         Action::Drop => XDP_DROP,
-        Action::Answer => XDP_TX,
-        Action::Send if trail.interface == u64::from(frame.interface()) => XDP_TX,
-        Action::Send => match maps::redirect(trail.interface) {
+        Action::Answer if trail.interface == 0 => XDP_TX,
+        Action::Send | Action::Answer if trail.interface == u64::from(frame.interface()) => XDP_TX,
+        Action::Send | Action::Answer => match maps::redirect(trail.interface) {
             Some(action) => action,
             None => {
                 reason = Reason::NoDevice;

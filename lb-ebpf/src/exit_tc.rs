@@ -1,7 +1,6 @@
 //! As [`crate::exit`], on TC. What passes goes on to the programs and filters behind ours, never past them.
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use lb_common::maps::Trace;
@@ -56,6 +55,16 @@ pub(crate) fn run_node(ctx: &TcContext) -> i32 {
     }
 }
 
+/// Run a packet that comes in by such a device through the stages of the node's longer way.
+#[inline(always)]
+pub(crate) fn run_node_slow(ctx: &TcContext) -> i32 {
+    let mut packet = Skb::<true>::new(ctx.skb.skb, OFFSET_MASK + 1);
+    let mut trail = Trail::default();
+    let Some(visit) = maps::visit() else { return TC_ACT_SHOT as i32 };
+    let reason = stage::run_node(&mut packet, &Tables, &mut trail, visit);
+    finish_slow(ctx, &packet, reason, &trail)
+}
+
 /// As [`finish`], with a stack of its own.
 #[inline(never)]
 fn finish_slow(ctx: &TcContext, packet: &Skb<true>, reason: Reason, trail: &Trail) -> i32 {
@@ -64,14 +73,15 @@ fn finish_slow(ctx: &TcContext, packet: &Skb<true>, reason: Reason, trail: &Trai
 
 /// Count, and tell the kernel.
 #[inline(always)]
-fn finish<P: Packet>(ctx: &TcContext, packet: &P, reason: Reason, trail: Trail) -> i32 {
+fn finish<P: Packet>(ctx: &TcContext, packet: &P, mut reason: Reason, trail: Trail) -> i32 {
     let action = match reason.action() {
         Action::Pass => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT as i32,
-        // SAFETY: the helper notes the device; the kernel sends the packet when the program has ended.
-        Action::Answer => unsafe { bpf_redirect(packet.interface(), 0) as i32 },
-        // SAFETY: as above.
-        Action::Send => unsafe { bpf_redirect(trail.interface as u32, 0) as i32 },
+        // Neither the node nor a reply is sent anywhere from here, and nothing is answered (`Packet::CAN_ANSWER`).
+        Action::Answer | Action::Send => {
+            reason = Reason::InconsistentMaps;
+            TC_ACT_SHOT as i32
+        }
     };
     // What is not ours costs nothing more.
     if reason != Reason::NotOurs {

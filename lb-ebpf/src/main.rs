@@ -12,6 +12,7 @@ mod access;
 mod exit;
 mod exit_tc;
 mod maps;
+mod routes;
 mod skb;
 mod sockets;
 
@@ -43,6 +44,12 @@ fn beeline_slow(ctx: XdpContext) -> u32 {
     exit::run_slow(&ctx)
 }
 
+/// The node's longer way, likewise.
+#[xdp(frags)]
+fn beeline_node_slow(ctx: XdpContext) -> u32 {
+    exit::run_node(&ctx)
+}
+
 /// For a device that pods' replies may leave by; on its way out.
 #[classifier]
 fn beeline_return(ctx: TcContext) -> i32 {
@@ -59,6 +66,12 @@ fn beeline_return_slow(ctx: TcContext) -> i32 {
 #[classifier]
 fn beeline_node_tc(ctx: TcContext) -> i32 {
     exit_tc::run_node(&ctx)
+}
+
+/// Its longer way.
+#[classifier]
+fn beeline_node_tc_slow(ctx: TcContext) -> i32 {
+    exit_tc::run_node_slow(&ctx)
 }
 
 /// Passes everything. XDP_TX out of one end of a veth pair arrives only if the other end has a program (kernel 6.18

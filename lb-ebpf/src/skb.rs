@@ -6,8 +6,8 @@ use aya_ebpf::bindings::{
     bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head,
-    bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_pull_data,
+    bpf_skb_store_bytes,
 };
 use lb_common::address::Family;
 use lb_common::packet::{Connection, Packet, QUOTE, Socket, ethernet};
@@ -94,6 +94,8 @@ impl<const SPLIT: bool> Skb<SPLIT> {
 const UNCHANGED: u32 = 0xffff;
 
 impl<const SPLIT: bool> Packet for Skb<SPLIT> {
+    const CAN_ANSWER: bool = false;
+
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let pointer = self.at::<N>(offset)?;
@@ -125,10 +127,10 @@ impl<const SPLIT: bool> Packet for Skb<SPLIT> {
         (sum >= 0).then_some(sum as u32)
     }
 
+    /// No answer is made here, so that there is nothing to grow for.
     #[inline(always)]
     fn grow<const N: usize>(&mut self) -> bool {
-        // SAFETY: as in `write`.
-        unsafe { bpf_skb_change_head(self.skb, N as u32, 0) == 0 }
+        false
     }
 
     /// Between families the stack has to be told of the new one: kernel 6.3 and later (BPF_F_ADJ_ROOM_DECAP_L3_*). A
@@ -157,11 +159,10 @@ impl<const SPLIT: bool> Packet for Skb<SPLIT> {
         shrunk && (!changes || self.store(l3 - 2, &ethertype.to_ne_bytes()))
     }
 
+    /// The stack takes padding off itself, as soon as it has read the IP header.
     #[inline(always)]
-    fn trim(&mut self, length: u32) -> bool {
-        let Some(left) = self.excess(length) else { return false };
-        // SAFETY: as in `write`.
-        unsafe { bpf_skb_change_tail(self.skb, left, 0) == 0 }
+    fn trim(&mut self, _length: u32) -> bool {
+        true
     }
 
     #[inline(always)]

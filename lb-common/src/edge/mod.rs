@@ -12,7 +12,7 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use crate::address::{Address, Family};
 use crate::encap::{self, Inner};
 use crate::flow::FlowKey;
-use crate::maps::Maps;
+use crate::maps::{Dispatch, Maps, NODE_STAGE};
 use crate::packet::transport::{self, TCP, UDP};
 use crate::packet::{Packet, ipv4 as v4, ipv6 as v6};
 use crate::stage::{Trail, refuse, service};
@@ -47,7 +47,7 @@ pub fn ipv4<P: Packet, M: Maps>(
         family: Family::V4,
     };
     let reason = steer(packet, maps, trail, &inner, &flow, Reason::Forwarded);
-    if trail.mtu == 0 { Some(reason) } else { None }
+    if trail.mtu == 0 && trail.stage == 0 { Some(reason) } else { None }
 }
 
 /// An IPv6 packet that passed the prefilter. `None`: it takes the longer way.
@@ -79,7 +79,7 @@ pub fn ipv6<P: Packet, M: Maps>(
         family: Family::V6,
     };
     let reason = steer(packet, maps, trail, &inner, &flow, Reason::Forwarded);
-    if trail.mtu == 0 { Some(reason) } else { None }
+    if trail.mtu == 0 && trail.stage == 0 { Some(reason) } else { None }
 }
 
 /// Lengths, checksum and source of an IPv4 packet; its header's length besides.
@@ -138,5 +138,14 @@ fn steer<P: Packet, M: Maps>(
     let Some(backend) = maps.backend(index) else { return Reason::InconsistentMaps };
     trail.slot = slot - word.slots();
     trail.backend = u64::from(index) + 1;
+    if backend.dispatch == Dispatch::Local as u8 {
+        maps.count_backend(backend.counter, inner.length);
+        let Some(word) = maps.pod_word(id) else { return Reason::InconsistentMaps };
+        if !word.is_host() {
+            // The packet is as it came; the node's way gives it its reason.
+            trail.stage = u64::from(NODE_STAGE);
+        }
+        return Reason::DeliveredLocally;
+    }
     encap::send(packet, maps, trail, inner, backend, hash, reason)
 }

@@ -6,11 +6,12 @@ use super::{check_ipv4, check_ipv6, steer};
 use crate::address::{Address, Family};
 use crate::encap::Inner;
 use crate::flow::FlowKey;
-use crate::maps::{FRAGMENT_LIFETIME_NS, FragmentKey, FragmentPorts, Maps};
+use crate::maps::{FragmentKey, Maps};
 use crate::packet::icmp::{ICMP, ICMPV6};
 use crate::packet::ipv6::Chain;
-use crate::packet::transport::{self, MIN_IN_FRAGMENT, TCP, UDP};
+use crate::packet::transport::{TCP, UDP};
 use crate::packet::{Header, OFFSET_MASK, Packet, ipv4 as v4, ipv6 as v6};
+use crate::piece::{self, Piece};
 use crate::stage::{Trail, refuse};
 use crate::verdict::{Action, Reason};
 
@@ -51,8 +52,9 @@ fn ipv4_to_vip<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, 
     let key = FragmentKey::v4(source, destination, u16::from_ne_bytes(header.id), header.proto);
     let offset = v4::fragment_offset(header);
     let more = v4::more_fragments(header);
-    let piece = Piece { l4: l3 + header_len, is_fragment, offset, more, protocol: header.proto };
-    piece_to_vip(packet, maps, trail, &inner, &key, piece)
+    let length = inner.length - header_len;
+    let piece = Piece { l4: l3 + header_len, length, is_fragment, offset, more, protocol: header.proto };
+    piece_to_vip(packet, maps, trail, &inner, &key, &piece)
 }
 
 /// Follow an IPv6 packet's extension headers. A function of its own in the program, for the stack's sake.
@@ -117,8 +119,10 @@ fn ipv6_to_vip<P: Packet, M: Maps>(
     let (source, destination) = (Address::from_v6(header.src_addr), Address::from_v6(header.dst_addr));
     let key = FragmentKey::v6(source, destination, chain.identification);
     let Chain { offset: l4, is_fragment, fragment_offset: offset, more_fragments: more, protocol, .. } = chain;
-    let piece = Piece { l4: l4 & OFFSET_MASK, is_fragment, offset, more, protocol };
-    piece_to_vip(packet, maps, trail, &inner, &key, piece)
+    let l4 = l4 & OFFSET_MASK;
+    let length = (inner.l3 + inner.length).saturating_sub(l4);
+    let piece = Piece { l4, length, is_fragment, offset, more, protocol };
+    piece_to_vip(packet, maps, trail, &inner, &key, &piece)
 }
 
 /// Take the padding off a VIP's packet now, so that the end of the frame is the end of the packet. What is not a VIP's
@@ -138,17 +142,7 @@ fn trim<P: Packet, M: Maps>(packet: &mut P, maps: &M, inner: &mut Inner, destina
     reason
 }
 
-/// What follows the IP headers: where it begins in the frame, whether it is a fragment, where that lies in the whole
-/// packet and whether more follow, and its protocol if it shows it.
-struct Piece {
-    l4: u32,
-    is_fragment: bool,
-    offset: u32,
-    more: bool,
-    protocol: u8,
-}
-
-/// A fragment goes where its flow's whole packets go: the first one leaves its ports for the others.
+/// A fragment goes where its flow's whole packets go.
 #[inline(always)]
 fn piece_to_vip<P: Packet, M: Maps>(
     packet: &mut P,
@@ -156,50 +150,14 @@ fn piece_to_vip<P: Packet, M: Maps>(
     trail: &mut Trail,
     inner: &Inner,
     key: &FragmentKey,
-    piece: Piece,
+    piece: &Piece,
 ) -> Reason {
-    let length = (inner.l3 + inner.length).saturating_sub(piece.l4);
-    let ports;
-    let (mut protocol, mut reason) = (piece.protocol, Reason::FragmentForwarded);
-    if !piece.is_fragment {
-        reason = Reason::Forwarded;
-        ports = match transport::ports(packet, piece.l4, piece.protocol, length) {
-            Ok(ports) => ports,
-            Err(reason) => return reason,
-        };
-    } else if piece.offset + inner.length > LARGEST + headers_beside(inner.family)
-        || (piece.more && !length.is_multiple_of(8))
-    {
-        return Reason::MalformedFragment;
-    } else if piece.offset == 0 {
-        let Some([a, b, c, d, ..]) = packet.load::<{ MIN_IN_FRAGMENT as usize }>(piece.l4) else {
-            return Reason::MalformedFragment;
-        };
-        ports = transport::join([a, b, c, d]);
-        let first = FragmentPorts { seen: maps.now(), ports, protocol: u32::from(piece.protocol) };
-        maps.remember_fragment(key, first);
-    } else {
-        match maps.fragment(key) {
-            Some(first) if maps.now().wrapping_sub(first.seen) < FRAGMENT_LIFETIME_NS => {
-                ports = first.ports;
-                protocol = first.protocol as u8;
-            }
-            _ => return Reason::UnknownFragment,
-        }
-    }
+    let (ports, protocol) = match piece::ports(packet, maps, key, piece, inner.length, inner.family) {
+        Ok(known) => known,
+        Err(reason) => return reason,
+    };
+    let reason = if piece.is_fragment { Reason::FragmentForwarded } else { Reason::Forwarded };
     let family = inner.family;
     let flow = FlowKey { source: key.source(), destination: key.destination(), ports, protocol, family };
     steer(packet, maps, trail, inner, &flow, reason)
-}
-
-/// Most that the length field of a whole packet says.
-const LARGEST: u32 = 0xffff;
-
-/// How much of a fragment is not counted by the length field of its whole packet: in IPv6 the fixed header and the
-/// fragment header.
-const fn headers_beside(family: Family) -> u32 {
-    match family {
-        Family::V4 => 0,
-        Family::V6 => v6::LEN + 8,
-    }
 }

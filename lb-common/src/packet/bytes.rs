@@ -11,6 +11,8 @@ use crate::checksum;
 pub(crate) struct Bytes(pub(crate) Vec<u8>);
 
 impl Packet for Bytes {
+    const CAN_ANSWER: bool = true;
+
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.0.get(offset as usize..offset as usize + N)?.try_into().ok()
     }

@@ -26,6 +26,9 @@ pub const OFFSET_MASK: u32 = 0x3ff;
 
 /// A frame that can be read, written, and made longer or shorter.
 pub trait Packet {
+    /// Whether an answer can be made of the packet: the frame can grow, and be sent back.
+    const CAN_ANSWER: bool;
+
     /// `N` bytes from `offset` on, if the frame has them.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
     /// Write bytes at `offset`; `false` if the frame does not reach that far.

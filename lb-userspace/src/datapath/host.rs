@@ -12,6 +12,7 @@ use lb_common::maps::{
     Backend, Counter, FragmentKey, FragmentPorts, Maps, NextHop, PREFILTER_WORDS, Pod, PodCell, PodWord, Record,
     RecordKey, ReplyId, ReplyTarget, ReplyWord, ServiceId, ServiceKey, ServiceWord, Settings,
 };
+use lb_common::node::visit::Visit;
 use lb_common::packet::{Connection, Packet, QUOTE, Socket, ethernet};
 use lb_common::stage::{self, Roles, Trail};
 use lb_common::verdict::Reason;
@@ -99,8 +100,16 @@ impl HostMaps {
         if let Some(reason) = stage::run(roles, frame, self, &mut trail) {
             return (reason, trail);
         }
-        let mut trail = Trail::default();
-        let reason = stage::run_slow(frame, self, &mut trail);
+        if trail.stage == 0 {
+            trail = Trail::default();
+            let reason = stage::run_slow(frame, self, &mut trail);
+            if trail.stage == 0 {
+                return (reason, trail);
+            }
+        }
+        let backend = trail.backend;
+        let mut trail = Trail { backend, ..Trail::default() };
+        let reason = stage::run_node(frame, self, &mut trail, &mut Visit::default());
         (reason, trail)
     }
 }
@@ -367,6 +376,8 @@ impl HostFrame {
 }
 
 impl Packet for HostFrame {
+    const CAN_ANSWER: bool = true;
+
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let start = offset as usize;
         self.bytes().get(start..start.checked_add(N)?)?.try_into().ok()

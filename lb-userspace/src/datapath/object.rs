@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::ProgramArray;
 use aya::programs::{ProgramFd, ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use lb_common::maps::SLOW_STAGE;
+use lb_common::maps::{NODE_STAGE, SLOW_STAGE};
 
 use crate::config::MapSizes;
 
@@ -24,6 +24,8 @@ pub enum Program {
     EdgeNode,
     /// The edge's longer way, for the two with an edge in them.
     Slow,
+    /// The node's longer way, for the two with a node in them.
+    NodeSlow,
     /// Passes everything: the other end of a veth pair in a test bed.
     Pass,
     /// Pods' replies, on TC.
@@ -32,12 +34,24 @@ pub enum Program {
     ReturnSlow,
     /// Tunnel packets, on TC.
     NodeTc,
+    /// The node's longer way, on TC.
+    NodeTcSlow,
 }
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Edge, Self::Node, Self::EdgeNode, Self::Slow, Self::Pass, Self::Return, Self::ReturnSlow, Self::NodeTc];
+    pub const ALL: [Self; 10] = [
+        Self::Edge,
+        Self::Node,
+        Self::EdgeNode,
+        Self::Slow,
+        Self::NodeSlow,
+        Self::Pass,
+        Self::Return,
+        Self::ReturnSlow,
+        Self::NodeTc,
+        Self::NodeTcSlow,
+    ];
 
     /// The program's name in the object.
     #[must_use]
@@ -47,10 +61,12 @@ impl Program {
             Self::Node => "beeline_node",
             Self::EdgeNode => "beeline_edge_node",
             Self::Slow => "beeline_slow",
+            Self::NodeSlow => "beeline_node_slow",
             Self::Pass => "beeline_pass",
             Self::Return => "beeline_return",
             Self::ReturnSlow => "beeline_return_slow",
             Self::NodeTc => "beeline_node_tc",
+            Self::NodeTcSlow => "beeline_node_tc_slow",
         }
     }
 
@@ -58,8 +74,8 @@ impl Program {
     #[must_use]
     pub const fn is_classifier(self) -> bool {
         match self {
-            Self::Edge | Self::Node | Self::EdgeNode | Self::Slow | Self::Pass => false,
-            Self::Return | Self::ReturnSlow | Self::NodeTc => true,
+            Self::Edge | Self::Node | Self::EdgeNode | Self::Slow | Self::NodeSlow | Self::Pass => false,
+            Self::Return | Self::ReturnSlow | Self::NodeTc | Self::NodeTcSlow => true,
         }
     }
 
@@ -178,22 +194,28 @@ fn any(object: &mut Ebpf, which: Program) -> Result<&mut aya::programs::Program>
     object.program_mut(which.name()).with_context(|| format!("the BPF object has no program {}", which.name()))
 }
 
-/// Put the program of the longer way where the others find it.
+/// Put the programs of the longer ways where the others find them.
 ///
 /// # Errors
-/// The verifier refuses it, or the map cannot be written.
+/// The verifier refuses one, or the map cannot be written.
 pub fn link_stages(object: &mut Ebpf) -> Result<()> {
-    let slow = program(object, Program::Slow)?.fd().context("the program of the longer way")?.try_clone()?;
-    link(object, "STAGES", SLOW_STAGE, &slow)
+    for (stage, which) in [(SLOW_STAGE, Program::Slow), (NODE_STAGE, Program::NodeSlow)] {
+        let slow = program(object, which)?.fd().with_context(|| which.name())?.try_clone()?;
+        link(object, "STAGES", stage, &slow)?;
+    }
+    Ok(())
 }
 
 /// As [`link_stages`], for the programs on TC.
 ///
 /// # Errors
 /// As there.
-pub fn link_return_stages(object: &mut Ebpf) -> Result<()> {
-    let slow = classifier(object, Program::ReturnSlow)?.fd().context("the longer way of replies")?.try_clone()?;
-    link(object, "RETURN_STAGES", SLOW_STAGE, &slow)
+pub fn link_tc_stages(object: &mut Ebpf) -> Result<()> {
+    for (stage, which) in [(SLOW_STAGE, Program::ReturnSlow), (NODE_STAGE, Program::NodeTcSlow)] {
+        let slow = classifier(object, which)?.fd().with_context(|| which.name())?.try_clone()?;
+        link(object, "RETURN_STAGES", stage, &slow)?;
+    }
+    Ok(())
 }
 
 fn link(object: &mut Ebpf, map: &str, stage: u32, program: &ProgramFd) -> Result<()> {
