@@ -1,0 +1,1 @@
+//! Each check, found and not found.
