@@ -38,12 +38,16 @@ fn vips(config: &Config, facts: &Facts) -> Vec<Finding> {
         let vip = service.address;
         if !facts.addresses.contains(&vip) {
             let bits = if vip.is_ipv4() { 32 } else { 128 };
-            let what = format!("{}: the VIP {vip} is no address of this host: its packets are not delivered", service.name);
+            let what =
+                format!("{}: the VIP {vip} is no address of this host: its packets are not delivered", service.name);
             findings.push(Finding::new(Level::Problem, CHECK, what, format!("ip address add {vip}/{bits} dev lo")));
         } else if vip.is_ipv4() {
             let of = |name: &str| facts.number(&format!("net/ipv4/conf/all/{name}"));
             if of("arp_ignore") == Some(0) || of("arp_announce") == Some(0) {
-                let what = format!("{}: this host answers ARP for {vip}; it matters if the VIP is of its own network", service.name);
+                let what = format!(
+                    "{}: this host answers ARP for {vip}; it matters if the VIP is of its own network",
+                    service.name
+                );
                 let way_out = "sysctl -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2";
                 findings.push(Finding::new(Level::Ok, CHECK, what, way_out));
             }

@@ -41,7 +41,8 @@ fn one(device: &Device, facts: &Facts) -> Vec<Finding> {
     }
     if device.kind == "veth" {
         // A veth hands over what its other end sent: checksums that are still to be finished (tried on 6.18).
-        let what = format!("{name}: a veth as uplink: XDP sees unfinished checksums unless the other end finishes them");
+        let what =
+            format!("{name}: a veth as uplink: XDP sees unfinished checksums unless the other end finishes them");
         findings.push(Finding::new(Level::Warning, CHECK, what, "at its other end: ethtool -K DEVICE tx off"));
     }
     findings

@@ -35,7 +35,8 @@ fn xdp(name: &str, facts: &Facts) -> Finding {
                 Finding::new(Level::Problem, CHECK, what, way_out)
             }
             Ok(program) if xdp.generic => {
-                let what = format!("{name}: {program} in generic mode: slower, after the kernel has made its own buffer");
+                let what =
+                    format!("{name}: {program} in generic mode: slower, after the kernel has made its own buffer");
                 Finding::new(Level::Warning, CHECK, what, "a driver with XDP of its own")
             }
             Ok(program) => Finding::ok(CHECK, format!("{name}: {program} in driver mode")),
@@ -49,7 +50,12 @@ fn egress(name: &str, facts: &Facts) -> Option<Finding> {
     Some(match &device.egress {
         Err(error) => {
             let what = format!("{name}: TCX programs cannot be listed: {error}");
-            Finding::new(Level::Unseen, CHECK, what, "below Linux 6.6: `tc filter show dev DEVICE egress` lists clsact's")
+            Finding::new(
+                Level::Unseen,
+                CHECK,
+                what,
+                "below Linux 6.6: `tc filter show dev DEVICE egress` lists clsact's",
+            )
         }
         Ok(programs) if programs.first().is_some_and(ours) => {
             Finding::ok(CHECK, format!("{name}: {} is first on egress", programs[0]))
@@ -70,9 +76,10 @@ fn other_ways(config: &Config, facts: &Facts) -> Vec<Finding> {
         [true, false].into_iter().flat_map(|v4| facts.default_routes(v4)).filter_map(|route| route.interface).collect();
     ways.sort_unstable();
     ways.dedup();
-    let others = facts.devices.iter().filter(|device| {
-        ways.contains(&device.index) && !node_interfaces(config).contains(&device.name)
-    });
+    let others = facts
+        .devices
+        .iter()
+        .filter(|device| ways.contains(&device.index) && !node_interfaces(config).contains(&device.name));
     others
         .map(|device| {
             let what = format!("{}: a default route leaves by it: replies there are not rewritten", device.name);

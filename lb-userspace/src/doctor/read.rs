@@ -100,9 +100,9 @@ impl Facts {
 
     /// The default routes of a family.
     pub(super) fn default_routes(&self, v4: bool) -> impl Iterator<Item = &Route> {
-        self.routes.iter().filter(move |route| {
-            route.unicast && route.prefix.length == 0 && route.prefix.address.is_ipv4() == v4
-        })
+        self.routes
+            .iter()
+            .filter(move |route| route.unicast && route.prefix.length == 0 && route.prefix.address.is_ipv4() == v4)
     }
 
     /// Whether a route to some pod of the configuration leads to this device, and the device is no uplink.
@@ -110,7 +110,8 @@ impl Facts {
         let mut pods = config.services.iter().flat_map(|service| &service.backends).flat_map(|backend| &backend.pods);
         !node_interfaces(config).contains(&device.name)
             && pods.any(|pod| {
-                let leads = |route: &&Route| route.unicast && route.prefix.length > 0 && route.prefix.contains(&pod.address);
+                let leads =
+                    |route: &&Route| route.unicast && route.prefix.length > 0 && route.prefix.contains(&pod.address);
                 let best = self.routes.iter().filter(leads).max_by_key(|route| route.prefix.length);
                 best.is_some_and(|route| route.interface == Some(device.index))
             })

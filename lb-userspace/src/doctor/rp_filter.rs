@@ -14,7 +14,12 @@ pub(super) fn check(config: &Config, facts: &Facts) -> Vec<Finding> {
 fn one(name: &str, facts: &Facts) -> Finding {
     let of = |name: &str| facts.number(&format!("net/ipv4/conf/{name}/rp_filter"));
     let (Some(own), Some(all)) = (of(name), of("all")) else {
-        return Finding::new(Level::Unseen, CHECK, format!("{name}: net.ipv4.conf.{name}.rp_filter cannot be read"), "");
+        return Finding::new(
+            Level::Unseen,
+            CHECK,
+            format!("{name}: net.ipv4.conf.{name}.rp_filter cannot be read"),
+            "",
+        );
     };
     if own.max(all) != 1 {
         return Finding::ok(CHECK, format!("{name}: {}", own.max(all)));

@@ -23,13 +23,17 @@ pub(super) fn check(config: &Config, facts: &Facts) -> Vec<Finding> {
             if known(&prefix) {
                 return Finding::ok(
                     CHECK,
-                    format!("{shown} is known here; whether routers drop it as a source (uRPF) cannot be seen from here"),
+                    format!(
+                        "{shown} is known here; whether routers drop it as a source (uRPF) cannot be seen from here"
+                    ),
                 );
             }
             Finding::new(
                 Level::Warning,
                 CHECK,
-                format!("{shown}: no route of this host is about it: ICMP errors for it go astray, and uRPF may drop it"),
+                format!(
+                    "{shown}: no route of this host is about it: ICMP errors for it go astray, and uRPF may drop it"
+                ),
                 format!("announce {shown} to the routers from here, with `ip route add blackhole {shown}`"),
             )
         })
