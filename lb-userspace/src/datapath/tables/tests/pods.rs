@@ -164,6 +164,9 @@ fn another_seed_leaves_no_former_pods() {
     assert_nothing_leaks(tables);
 }
 
+/// Where a pod is, the writes that this costs, and the interface and namespace that packets find then.
+type Turn<'a> = (Option<PodDevice>, &'a [&'a str], (Option<u32>, u32));
+
 #[test]
 fn a_device_that_comes_and_goes_costs_one_store() {
     let mut scene = with_pods(&[(1, 80, false), (2, 80, false)], 64);
@@ -176,7 +179,7 @@ fn a_device_that_comes_and_goes_costs_one_store() {
         (tables.store.pod_device(entry.device).filter(|_| entry.device != 0), entry.namespace)
     };
     let (before, pod) = (owners(&tables), ip("10.1.0.1"));
-    let steps: [(Option<PodDevice>, &[&str], (Option<u32>, u32)); 5] = [
+    let steps: [Turn<'_>; 5] = [
         (None, &["set_pod_device"], (None, NO_NAMESPACE)),
         (device(31, Some(5)), &["write_pod_device", "set_pod_device"], (Some(31), 5)),
         (device(31, Some(6)), &["set_pod_device"], (Some(31), 6)),
