@@ -28,8 +28,8 @@ use crate::server::Server;
 use crate::source::file::Watch;
 use crate::status::{Status, socket_path};
 
-use interfaces::Interfaces;
 use devices::Devices;
+use interfaces::Interfaces;
 use routes::Routes;
 
 /// How an agent is started.
@@ -165,7 +165,7 @@ impl Agent {
                     let _ = question.send(self.report());
                 }
                 () = sleep_until(wake) => self.converge(),
-                _ = look.tick() => if self.interfaces.lost_a_pin(&self.datapath.pins) {
+                _ = look.tick() => if self.interfaces.lost_a_place(&self.datapath.pins) {
                     self.converge();
                 },
                 _ = terminate.recv() => break,
@@ -304,7 +304,7 @@ impl Agent {
         for error in self.problems.iter().filter(|error| !problems.contains(error)) {
             tracing::error!("not applied: {error}");
         }
-        self.interfaces.attach(&mut self.datapath, &snapshot);
+        self.interfaces.attach(&mut self.datapath, &snapshot, self.desired.has_pods());
         let failing = !self.failed.is_empty() || !self.problems.is_empty() || self.interfaces.has_problem();
         self.retry = failing.then(|| now + RETRY);
     }
