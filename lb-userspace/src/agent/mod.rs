@@ -22,7 +22,7 @@ use crate::config::{self, Config};
 use crate::datapath::{self, Datapath};
 use crate::model::{self, Desired};
 use crate::neighbours::{Neighbours, Snapshot};
-use crate::plan::{self, HostRoles, Step};
+use crate::plan::{self, Host, HostRoles, Step};
 use crate::server::Server;
 use crate::source::file::Watch;
 use crate::status::{Status, socket_path};
@@ -273,7 +273,9 @@ impl Agent {
         self.datapath.tables.release(now);
         let actual = self.datapath.tables.actual();
         let routes = self.routes.resolve(&self.desired, &snapshot, &actual, &self.interfaces.edges(&snapshot));
-        let wanted = plan::wanted(&self.desired, self.roles(), &routes, &routes::own_addresses(&snapshot));
+        let own = routes::own_addresses(&snapshot);
+        let host = Host { roles: self.roles(), routes: &routes, own: &own, pods: &BTreeMap::new(), uplink_mtu: None };
+        let wanted = plan::wanted(&self.desired, &host);
         let failed = std::mem::take(&mut self.failed);
         let problems = std::mem::take(&mut self.problems);
         for step in plan::steps(&actual, &wanted) {

@@ -31,8 +31,10 @@ fn summary(file: &str, config: &Config) -> String {
     let services = count(config.services.len() as u64, "service");
     let ports = count(config.services.iter().map(|service| service.ports.len() as u64).sum(), "port");
     let backends = count(config.services.iter().map(|service| service.backends.len() as u64).sum(), "backend");
+    let pods: u64 = config.services.iter().flat_map(|s| &s.backends).map(|backend| backend.pods.len() as u64).sum();
+    let pods = if pods > 0 { format!(" with {}", count(pods, "pod")) } else { String::new() };
     let slots = count(config.services.iter().map(|service| service.total_slots()).sum(), "slot");
-    let mut text = format!("{file}: ok: {services}, {backends}, {slots} on {ports}\n");
+    let mut text = format!("{file}: ok: {services}, {backends}{pods}, {slots} on {ports}\n");
     for advice in config.advice() {
         writeln!(text, "{file}: advice: {advice}").expect("a String takes all that is written to it");
     }

@@ -21,7 +21,7 @@ const DEFAULT_TRANSITION: Duration = Duration::from_secs(24 * 3600);
 pub const DEFAULT_PIN_PATH: &str = "/sys/fs/bpf/beeline";
 const DEFAULT_METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9469);
 
-/// Bounds of the maps' sizes. Slots take 2 bytes each, a backend 64 and its counters, a flow about 100.
+/// Bounds of the maps' sizes. Slots take 2 bytes each, a backend or pod 64 and its counters, a flow about 100.
 const SERVICES: RangeInclusive<u32> = 1..=1_000_000;
 const BACKENDS: RangeInclusive<u32> = 1..=16_777_216;
 pub(super) const SLOTS: RangeInclusive<u32> = SLOTS_UNIT..=1 << 30;
@@ -52,7 +52,9 @@ pub(super) fn read(reader: &mut Reader, root: Node<'_>) -> Option<Config> {
     let metrics_listen = reader.optional(root, "metrics", SocketAddr::from(DEFAULT_METRICS), metrics);
     let drafts = reader.optional(root, "services", Vec::new(), service::drafts)?;
     let tunnel_source = edge.as_ref().and_then(Option::as_ref).map(|edge| edge.tunnel_source).unwrap_or_default();
-    fit::check(reader, &Whole { root, services: &drafts, tunnel_source, maps });
+    let internal_networks = node.as_ref().and_then(Option::as_ref).map(|node| node.internal_networks.as_slice());
+    let internal_networks = internal_networks.unwrap_or_default();
+    fit::check(reader, &Whole { root, services: &drafts, tunnel_source, internal_networks, maps });
     Some(Config {
         hash_seed: hash_seed?,
         edge: edge?,
@@ -97,7 +99,7 @@ fn tunnel_source(reader: &mut Reader, node: Node<'_>) -> Option<TunnelSource> {
 }
 
 fn node(reader: &mut Reader, node: Node<'_>) -> Option<NodeConfig> {
-    let known = ["interfaces", "trustedSources", "internalNetworks", "directPodAccess", "mssClamp"];
+    let known = ["interfaces", "trustedSources", "internalNetworks", "directPodAccess", "mssClamp", "natExemption"];
     if !reader.fields(node, &known) {
         return None;
     }
@@ -114,12 +116,14 @@ fn node(reader: &mut Reader, node: Node<'_>) -> Option<NodeConfig> {
     let direct_pod_access = reader.optional(node, "directPodAccess", false, Reader::flag);
     let mss_clamp =
         reader.optional(node, "mssClamp", MssClamp::Auto, |reader, node| reader.parsed(node, scalars::mss_clamp));
+    let nat_exemption = reader.optional(node, "natExemption", false, Reader::flag);
     Some(NodeConfig {
         interfaces: interfaces?,
         trusted_sources: trusted_sources?,
         internal_networks: internal_networks?,
         direct_pod_access: direct_pod_access?,
         mss_clamp: mss_clamp?,
+        nat_exemption: nat_exemption?,
     })
 }
 

@@ -2,6 +2,9 @@
 //!
 //! Every check is one pass with a hash map: files of 100,000 backends are read at each change.
 
+mod pods;
+mod prefixes;
+
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -10,8 +13,8 @@ use super::error::ConfigError;
 use super::read::Reader;
 use super::service::Draft;
 use super::tree::Node;
-use super::{MapSizes, Protocol, scalars};
-use crate::model::TunnelSource;
+use super::{MapSizes, Protocol};
+use crate::model::{Prefix, TunnelSource};
 
 /// Most backends of a service: a slot names one by 16 bits, and one value stays free.
 const MAX_BACKENDS: usize = u16::MAX as usize;
@@ -21,6 +24,7 @@ pub(super) struct Whole<'a, 't> {
     pub(super) root: Node<'t>,
     pub(super) services: &'a [Draft<'t>],
     pub(super) tunnel_source: TunnelSource,
+    pub(super) internal_networks: &'a [Prefix],
     /// `None` where their own errors are noted.
     pub(super) maps: Option<MapSizes>,
 }
@@ -29,8 +33,11 @@ pub(super) struct Whole<'a, 't> {
 pub(super) fn check(reader: &mut Reader, whole: &Whole<'_, '_>) {
     names(reader, whole.services);
     ports(reader, whole.services);
-    backends(reader, whole.services);
-    tunnel_source(reader, whole);
+    let vips = vips(whole.services);
+    backends(reader, whole.services, &vips);
+    pods::check(reader, whole.services, &vips);
+    prefixes::tunnel_source(reader, whole);
+    prefixes::internal_networks(reader, whole);
     capacity(reader, whole);
 }
 
@@ -81,13 +88,18 @@ fn key_text(address: IpAddr, protocol: Protocol, port: u16) -> String {
     }
 }
 
-fn backends(reader: &mut Reader, services: &[Draft<'_>]) {
+/// The VIPs, each with its first service.
+fn vips<'t>(services: &[Draft<'t>]) -> HashMap<IpAddr, Node<'t>> {
     let mut vips = HashMap::new();
     for service in services {
         if let Some(address) = service.address {
             vips.entry(address).or_insert(service.node);
         }
     }
+    vips
+}
+
+fn backends(reader: &mut Reader, services: &[Draft<'_>], vips: &HashMap<IpAddr, Node<'_>>) {
     for service in services {
         let mut seen = HashSet::new();
         for backend in &service.backends {
@@ -109,37 +121,14 @@ fn backends(reader: &mut Reader, services: &[Draft<'_>]) {
     }
 }
 
-/// Answers to packets from a tunnel source go to the edge: no VIP or backend may be in it. One offender is enough.
-fn tunnel_source(reader: &mut Reader, whole: &Whole<'_, '_>) {
-    let TunnelSource { ipv4, ipv6 } = whole.tunnel_source;
-    for (key, prefix) in [("ipv4", ipv4), ("ipv6", ipv6)] {
-        let Some(prefix) = prefix else { continue };
-        let inside = |address: &IpAddr| prefix.contains(address);
-        let addresses = whole.services.iter().flat_map(|service| {
-            let vip = service.address.map(|address| (address, "the VIP", service.node));
-            let backends = service.backends.iter();
-            vip.into_iter().chain(backends.filter_map(|b| b.address.map(|address| (address, "the address", b.node))))
-        });
-        if let Some((address, what, node)) = addresses.into_iter().find(|(address, ..)| inside(address)) {
-            let source = whole.root.get("edge").and_then(|edge| edge.get("tunnelSource"));
-            let source = source.expect("a tunnel source was read");
-            let message = format!(
-                "{} contains {address}, {what} of {}; take a prefix that is routed to this edge and used for nothing else",
-                scalars::prefix_text(&prefix),
-                node.path()
-            );
-            reader.error_in(source, key, message);
-        }
-    }
-}
-
 fn capacity(reader: &mut Reader, whole: &Whole<'_, '_>) {
     let Some(maps) = whole.maps else { return };
-    let (mut services, mut backends, mut slots) = (0u64, 0u64, 0u64);
+    let (mut services, mut backends, mut pods, mut slots) = (0u64, 0u64, 0u64, 0u64);
     for service in whole.services {
         let ports = service.ports.len() as u64;
         services += ports;
         backends += ports * service.backends.len() as u64;
+        pods += ports * service.backends.iter().map(|backend| backend.pods.len() as u64).sum::<u64>();
         slots += ports * u64::from(service.slots.unwrap_or_default());
     }
     if services > u64::from(maps.services) {
@@ -147,9 +136,11 @@ fn capacity(reader: &mut Reader, whole: &Whole<'_, '_>) {
             format!("{} is too small: the services have {services} ports; write at least {services}", maps.services);
         too_small(reader, whole.root, "services", message);
     }
-    if backends > u64::from(maps.backends) {
+    let entries = backends + pods;
+    if entries > u64::from(maps.backends) {
+        let things = if pods > 0 { "backends and pods" } else { "backends" };
         let message = format!(
-            "{} is too small: the services have {backends} backends, counted for each port; write at least {backends}",
+            "{} is too small: the services have {entries} {things}, counted for each port; write at least {entries}",
             maps.backends
         );
         too_small(reader, whole.root, "backends", message);

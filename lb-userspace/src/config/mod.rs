@@ -5,6 +5,7 @@
 //! and this release does not do is refused, never ignored.
 
 mod advice;
+mod backend;
 mod document;
 mod error;
 mod fit;
@@ -24,7 +25,7 @@ use std::time::Duration;
 pub use document::DEFAULT_PIN_PATH;
 pub use error::{ConfigError, ConfigErrors, LoadError, Position};
 
-use crate::model::{Algorithm, Prefix, TunnelSource};
+use crate::model::{Algorithm, Delivery, Prefix, TunnelSource};
 
 /// Largest file that is read, in bytes: several times what 100,000 backends take.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -72,6 +73,8 @@ pub struct NodeConfig {
     pub direct_pod_access: bool,
     /// What the MSS of a SYN-ACK is lowered to.
     pub mss_clamp: MssClamp,
+    /// Whether pods' replies are kept out of the node's NAT by an nftables table of our own.
+    pub nat_exemption: bool,
 }
 
 /// What the MSS of a SYN-ACK is lowered to.
@@ -91,7 +94,7 @@ pub enum MssClamp {
 pub struct MapSizes {
     /// VIP, protocol and port triples.
     pub services: u32,
-    /// Backends, counted once for each port of each service that has them.
+    /// Backends and pods, counted once for each port of each service that has them.
     pub backends: u32,
     /// Slots of all tables, and of the tables that replace them while they are rebuilt.
     pub slots: u32,
@@ -139,7 +142,7 @@ pub struct PortConfig {
     pub protocol: Protocol,
     /// The port; 0 for all ports of the protocol that the VIP has no service for.
     pub port: u16,
-    /// The port on the backend; 0 where `port` is.
+    /// The port on the backend, or in its pods that name none; 0 where `port` is.
     pub target_port: u16,
 }
 
@@ -172,14 +175,6 @@ pub enum Forwarding {
     Ipip,
 }
 
-/// What a backend does with a packet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Delivery {
-    /// It has the VIP on a loopback and takes the packet as it is.
-    #[default]
-    Host,
-}
-
 /// Which flows stay together on one backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Affinity {
@@ -191,19 +186,36 @@ pub enum Affinity {
 }
 
 /// A backend of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendConfig {
     /// Where its packets are sent.
     pub address: IpAddr,
-    /// Its weight, 1 to 1,000.
+    /// Its weight, 1 to 1,000; with delivery to pods it is theirs that count.
     pub weight: u32,
     /// Whether it takes new flows.
     pub state: BackendState,
     /// Whether it runs the node program.
     pub agent: bool,
+    /// Its pods; none with delivery to the host.
+    pub pods: Vec<PodConfig>,
 }
 
-/// Whether a backend takes new flows.
+/// A pod of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodConfig {
+    /// Its address, of the VIP's family; the backend's own for a pod in its network.
+    pub address: IpAddr,
+    /// The port that it serves every port of the service on; `None` for each port's `target_port`.
+    pub port: Option<u16>,
+    /// Its weight, 1 to 1,000.
+    pub weight: u32,
+    /// Whether it takes new flows.
+    pub state: BackendState,
+    /// Whether its flows are recorded because the node cannot see its sockets.
+    pub record_flows: bool,
+}
+
+/// Whether a backend or a pod takes new flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BackendState {
     /// It does.

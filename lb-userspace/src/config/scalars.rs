@@ -18,11 +18,13 @@ const MAX_TRANSITION: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Bounds of an MSS: what every IPv4 host takes (RFC 9293 §3.7.1), and the largest IPv4 packet less its headers.
 const MSS: std::ops::RangeInclusive<u16> = 536..=65_495;
 
-/// The address of a VIP or a backend: one that a single host can have.
+/// The address of a VIP, a backend or a pod: one that a single host can have.
 pub(super) fn unicast(text: &str) -> Result<IpAddr, String> {
     let address = ip(text)?;
     match kind(address) {
-        Some(kind) => Err(format!("is {kind} address; a VIP or a backend needs a unicast address that is routed")),
+        Some(kind) => {
+            Err(format!("is {kind} address; a VIP, a backend or a pod needs a unicast address that is routed"))
+        }
         None => Ok(address),
     }
 }
@@ -106,7 +108,8 @@ pub(super) fn source_prefix(text: &str, ipv4: bool) -> Result<Prefix, String> {
     }
 }
 
-fn first_address(address: IpAddr, length: u8) -> IpAddr {
+/// The address with the bits after its first `length` clear.
+pub(super) fn first_address(address: IpAddr, length: u8) -> IpAddr {
     match address {
         IpAddr::V4(v4) => {
             let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);

@@ -1,14 +1,13 @@
-//! One service, by itself; how services fit together is [`super::fit`]'s.
+//! One service, by itself: its backends are [`super::backend`]'s, how services fit together is [`super::fit`]'s.
 
 use std::net::IpAddr;
 
+use super::backend::{self, DraftBackend};
 use super::document::prefixes;
 use super::read::Reader;
 use super::tree::Node;
-use super::{
-    Affinity, BackendConfig, BackendState, Delivery, Forwarding, PortConfig, Protocol, ServiceConfig, scalars,
-};
-use crate::model::{Algorithm, Prefix};
+use super::{Affinity, Forwarding, PortConfig, Protocol, ServiceConfig, scalars};
+use crate::model::{Algorithm, Delivery, Prefix};
 
 /// Slots of a service that does not say.
 const DEFAULT_SLOTS: u32 = 4096;
@@ -16,8 +15,6 @@ const DEFAULT_SLOTS: u32 = 4096;
 pub(super) const MIN_SLOTS: u32 = lb_common::maps::SLOTS_UNIT;
 /// Most slots of a service.
 pub(super) const MAX_SLOTS: u32 = 1 << 22;
-const DEFAULT_WEIGHT: u32 = 100;
-const MAX_WEIGHT: u32 = 1_000;
 
 /// What could be read of a service; `None` stands for what an error was noted for.
 pub(super) struct Draft<'t> {
@@ -26,6 +23,7 @@ pub(super) struct Draft<'t> {
     pub(super) address: Option<IpAddr>,
     pub(super) ports: Vec<DraftPort<'t>>,
     pub(super) slots: Option<u32>,
+    pub(super) delivery: Option<Delivery>,
     pub(super) backends: Vec<DraftBackend<'t>>,
     choices: Option<Choices>,
 }
@@ -33,7 +31,6 @@ pub(super) struct Draft<'t> {
 struct Choices {
     forwarding: Forwarding,
     algorithm: Algorithm,
-    delivery: Delivery,
     affinity: Affinity,
     allow: Vec<Prefix>,
 }
@@ -46,17 +43,10 @@ pub(super) struct DraftPort<'t> {
     pub(super) config: Option<PortConfig>,
 }
 
-/// What could be read of a backend.
-pub(super) struct DraftBackend<'t> {
-    pub(super) node: Node<'t>,
-    pub(super) address: Option<IpAddr>,
-    config: Option<BackendConfig>,
-}
-
 impl Draft<'_> {
     /// The service, where all of it could be read.
     pub(super) fn finish(self) -> Option<ServiceConfig> {
-        let Choices { forwarding, algorithm, delivery, affinity, allow } = self.choices?;
+        let Choices { forwarding, algorithm, affinity, allow } = self.choices?;
         Some(ServiceConfig {
             name: self.name?,
             address: self.address?,
@@ -64,10 +54,10 @@ impl Draft<'_> {
             forwarding,
             algorithm,
             slots: self.slots?,
-            delivery,
+            delivery: self.delivery?,
             affinity,
             allow,
-            backends: self.backends.into_iter().map(|backend| backend.config).collect::<Option<_>>()?,
+            backends: self.backends.into_iter().map(DraftBackend::finish).collect::<Option<_>>()?,
         })
     }
 }
@@ -81,8 +71,16 @@ pub(super) fn drafts<'t>(reader: &mut Reader, node: Node<'t>) -> Option<Vec<Draf
 fn draft<'t>(reader: &mut Reader, node: Node<'t>) -> Draft<'t> {
     let known =
         ["name", "address", "ports", "forwarding", "algorithm", "slots", "delivery", "affinity", "allow", "backends"];
-    let mut draft =
-        Draft { node, name: None, address: None, ports: Vec::new(), slots: None, backends: Vec::new(), choices: None };
+    let mut draft = Draft {
+        node,
+        name: None,
+        address: None,
+        ports: Vec::new(),
+        slots: None,
+        delivery: None,
+        backends: Vec::new(),
+        choices: None,
+    };
     if !reader.fields(node, &known) {
         return draft;
     }
@@ -92,13 +90,14 @@ fn draft<'t>(reader: &mut Reader, node: Node<'t>) -> Draft<'t> {
     draft.address = address.and_then(|node| reader.parsed(node, scalars::unicast));
     draft.slots = reader.optional(node, "slots", DEFAULT_SLOTS, slots);
     let delivery = reader.optional(node, "delivery", Delivery::default(), delivery);
-    draft.choices = choices(reader, node, delivery);
+    draft.delivery = delivery;
+    draft.choices = choices(reader, node);
     if let Some(list) = reader.required(node, "ports", "at least one, such as [{port: 80}]") {
         draft.ports = ports(reader, list, delivery);
     }
     if let Some(list) = reader.required(node, "backends", "where packets go; [] for none yet") {
         let members = reader.list(list).into_iter().flatten();
-        draft.backends = members.map(|member| backend(reader, member)).collect();
+        draft.backends = members.map(|member| backend::draft(reader, member, delivery)).collect();
     }
     draft
 }
@@ -114,10 +113,10 @@ fn slots(reader: &mut Reader, node: Node<'_>) -> Option<u32> {
 }
 
 fn delivery(reader: &mut Reader, node: Node<'_>) -> Option<Delivery> {
-    reader.choice(node, &[("host", Some(Delivery::Host)), ("pod", None)])
+    reader.choice(node, &[("host", Some(Delivery::Host)), ("pod", Some(Delivery::Pod))])
 }
 
-fn choices(reader: &mut Reader, node: Node<'_>, delivery: Option<Delivery>) -> Option<Choices> {
+fn choices(reader: &mut Reader, node: Node<'_>) -> Option<Choices> {
     let forwarding = reader.optional(node, "forwarding", Forwarding::default(), |reader, node| {
         reader.choice(node, &[("ipip", Some(Forwarding::Ipip)), ("l2", None)])
     });
@@ -136,13 +135,7 @@ fn choices(reader: &mut Reader, node: Node<'_>, delivery: Option<Delivery>) -> O
         }
         Some(allow)
     });
-    Some(Choices {
-        forwarding: forwarding?,
-        algorithm: algorithm?,
-        delivery: delivery?,
-        affinity: affinity?,
-        allow: allow?,
-    })
+    Some(Choices { forwarding: forwarding?, algorithm: algorithm?, affinity: affinity?, allow: allow? })
 }
 
 fn ports<'t>(reader: &mut Reader, list: Node<'t>, delivery: Option<Delivery>) -> Vec<DraftPort<'t>> {
@@ -166,7 +159,8 @@ fn port<'t>(reader: &mut Reader, node: Node<'t>, delivery: Option<Delivery>) -> 
         reader.choice(node, &[("TCP", Some(Protocol::Tcp)), ("UDP", Some(Protocol::Udp)), ("SCTP", None)])
     });
     let number = reader.required(node, "port", "a number from 1 to 65535, or 0 for all ports");
-    let number = number.and_then(|node| reader.number(node, 0..=u16::MAX));
+    let number = number
+        .and_then(|node| reader.number(node, 0..=u16::MAX).filter(|&port| port_fits(reader, node, port, delivery)));
     let target = match node.get("targetPort") {
         Some(target) => {
             reader.number(target, 0..=u16::MAX).filter(|&value| target_fits(reader, target, value, number, delivery))
@@ -175,6 +169,17 @@ fn port<'t>(reader: &mut Reader, node: Node<'t>, delivery: Option<Delivery>) -> 
     };
     let config = || Some(PortConfig { name: name?, protocol: protocol?, port: number?, target_port: target? });
     DraftPort { node, key: protocol.zip(number), config: config() }
+}
+
+fn port_fits(reader: &mut Reader, node: Node<'_>, port: u16, delivery: Option<Delivery>) -> bool {
+    let fits = port != 0 || delivery != Some(Delivery::Pod);
+    if !fits {
+        reader.error(
+            node,
+            "0 is all ports, and with delivery pod a reply could not be told from the pod's own traffic; name the ports",
+        );
+    }
+    fits
 }
 
 fn target_fits(
@@ -189,58 +194,11 @@ fn target_fits(
         (Some(0), _) => format!("{target} cannot serve all ports; write 0, or leave it out"),
         (Some(port), Some(Delivery::Host)) => format!(
             "{target} is not the port, {port}: delivery host hands packets on unchanged; use the same port, \
-             or delivery: pod when a release supports it"
+             or delivery: pod"
         ),
         (_, _) if target == 0 => "0 is no port; write 1 to 65535, or leave it out".into(),
         (_, _) => return true,
     };
     reader.error(node, message);
     false
-}
-
-fn backend<'t>(reader: &mut Reader, node: Node<'t>) -> DraftBackend<'t> {
-    if !reader.fields(node, &["address", "weight", "state", "agent", "pods"]) {
-        return DraftBackend { node, address: None, config: None };
-    }
-    let address = reader.required(node, "address", "where the backend's packets are sent");
-    let address = address.and_then(|node| reader.parsed(node, scalars::unicast));
-    let weight = reader.optional(node, "weight", DEFAULT_WEIGHT, weight);
-    let state = reader.optional(node, "state", BackendState::default(), |reader, node| {
-        reader.choice(node, &[("ready", Some(BackendState::Ready)), ("draining", Some(BackendState::Draining))])
-    });
-    let agent = reader.optional(node, "agent", false, Reader::flag);
-    if let Some(pods) = node.get("pods") {
-        refuse_pods(reader, pods);
-    }
-    let config = || Some(BackendConfig { address: address?, weight: weight?, state: state?, agent: agent? });
-    DraftBackend { node, address, config: config() }
-}
-
-fn weight(reader: &mut Reader, node: Node<'_>) -> Option<u32> {
-    if node.raw() == Some("0") {
-        reader.error(
-            node,
-            format!("0 is not a weight from 1 to {MAX_WEIGHT}; write state: draining to give a backend no new flows"),
-        );
-        return None;
-    }
-    reader.number(node, 1..=MAX_WEIGHT)
-}
-
-/// Pods are read, so that slips in them show, and refused.
-fn refuse_pods(reader: &mut Reader, list: Node<'_>) {
-    let Some(members) = reader.list(list) else { return };
-    if members.clone().next().is_some() {
-        reader.error(list, "pods are not supported by this release; leave them out");
-    }
-    for pod in members {
-        if !reader.fields(pod, &["address", "port", "weight"]) {
-            continue;
-        }
-        if let Some(address) = reader.required(pod, "address", "the pod's own") {
-            reader.parsed(address, scalars::unicast);
-        }
-        reader.optional(pod, "port", 1, |reader, node| reader.number(node, 1..=u16::MAX));
-        reader.optional(pod, "weight", DEFAULT_WEIGHT, weight);
-    }
 }

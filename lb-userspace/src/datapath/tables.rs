@@ -17,7 +17,7 @@ use super::build::Builder;
 use super::quarantine::{Numbers, Quarantine};
 use super::store::Store;
 use crate::model::{Prefix, key_address};
-use crate::plan::{Actual, BackendSpec, ServiceSpec, Step};
+use crate::plan::{Actual, BackendSpec, ReplyKey, ReplySpec, ServiceSpec, Step};
 use contents::{installed_backends, word_of};
 
 /// A power-of-two region: its base in the units of its allocator, and the log2 of its size in slots or entries.
@@ -157,6 +157,9 @@ impl<S: Store> Tables<S> {
             next_hops: &self.next_hops,
             tunnel_addresses: &self.tunnel_addresses,
             trusted: &self.trusted,
+            internal: &NO_INTERNAL,
+            replies: &NO_REPLIES,
+            mss: Some([0; 2]),
         }
     }
 
@@ -237,6 +240,11 @@ impl<S: Store> Tables<S> {
             }
             Step::PutService(key, spec) => self.put_service(*key, spec, now),
             Step::RemoveService(key) => self.remove_service(*key, now),
+            Step::SetMss(_)
+            | Step::AddInternal(..)
+            | Step::RemoveInternal(_)
+            | Step::PutReply(..)
+            | Step::RemoveReply(_) => bail!("{NO_PODS}"),
         }
     }
 
@@ -259,6 +267,9 @@ impl<S: Store> Tables<S> {
         let Some(seed) = self.seed else {
             bail!("the keys of the flow hash are not written yet: no table can be built")
         };
+        if spec.pods.is_some() {
+            bail!("{NO_PODS}");
+        }
         if self.installed.get(&key).is_some_and(|there| there.spec.as_ref() == Some(spec)) {
             return Ok(());
         }
@@ -412,6 +423,11 @@ impl<S: Store> Tables<S> {
         }
     }
 }
+
+/// Maps that have nothing for pods.
+static NO_INTERNAL: BTreeMap<Prefix, bool> = BTreeMap::new();
+static NO_REPLIES: BTreeMap<ReplyKey, ReplySpec> = BTreeMap::new();
+const NO_PODS: &str = "these maps cannot deliver to pods; write delivery: host";
 
 /// What does not fit, and the size of the configuration's `maps` that makes room for it.
 fn full(what: &str, size: &str, capacity: u32) -> anyhow::Error {

@@ -6,43 +6,53 @@ use std::net::IpAddr;
 use lb_common::address::{Address, family_of};
 use lb_common::maps::ServiceKey;
 
-use super::{Backend, Desired, Service};
-use crate::config::{Affinity, BackendConfig, BackendState, Config, PortConfig, ServiceConfig};
+use super::{Backend, Delivery, Desired, Pod, PodKey, Prefix, Service};
+use crate::config::{Affinity, BackendConfig, BackendState, Config, NodeConfig, PodConfig, PortConfig, ServiceConfig};
 
 /// Turns a configuration into what the datapath should do: one service for each port.
 #[must_use]
 pub fn desired(config: &Config) -> Desired {
+    let node = config.node.as_ref();
+    let prefixes = |of: fn(&NodeConfig) -> &Vec<Prefix>| node.into_iter().flat_map(of).copied().collect();
     Desired {
         hash_seed: config.hash_seed,
         services: config.services.iter().flat_map(services).collect(),
         tunnel_source: config.edge.as_ref().map(|edge| edge.tunnel_source).unwrap_or_default(),
-        trusted_sources: config.node.iter().flat_map(|node| node.trusted_sources.iter().copied()).collect(),
+        trusted_sources: prefixes(|node| &node.trusted_sources),
+        internal_networks: prefixes(|node| &node.internal_networks),
+        direct_pod_access: node.is_some_and(|node| node.direct_pod_access),
+        mss_clamp: node.map(|node| node.mss_clamp).unwrap_or_default(),
+        nat_exemption: node.is_some_and(|node| node.nat_exemption),
+        transition_max: config.transition_max,
     }
 }
 
 fn services(config: &ServiceConfig) -> impl Iterator<Item = (ServiceKey, Service)> + '_ {
-    let backends = backends(&config.backends);
-    config.ports.iter().map(move |port| (key(config.address, port), service(config, port, backends.clone())))
+    config.ports.iter().map(|port| (key(config.address, port), service(config, port)))
 }
 
 fn key(vip: IpAddr, port: &PortConfig) -> ServiceKey {
     ServiceKey::new(Address::from(vip), family_of(&vip), port.protocol.number(), port.port)
 }
 
-fn service(config: &ServiceConfig, port: &PortConfig, backends: BTreeMap<IpAddr, Backend>) -> Service {
+fn service(config: &ServiceConfig, port: &PortConfig) -> Service {
     Service {
         name: config.name.clone(),
         port_name: port.name.clone(),
         algorithm: config.algorithm,
         slots: config.slots,
         source_affinity: config.affinity == Affinity::Source,
-        backends,
+        delivery: config.delivery,
+        backends: match config.delivery {
+            Delivery::Host => hosts(&config.backends),
+            Delivery::Pod => nodes(&config.backends, port),
+        },
     }
 }
 
 /// Ready backends own slots; where none is ready, those that drain do, as kube-proxy has it with endpoints that serve
 /// and terminate.
-fn backends(configs: &[BackendConfig]) -> BTreeMap<IpAddr, Backend> {
+fn hosts(configs: &[BackendConfig]) -> BTreeMap<IpAddr, Backend> {
     let any_ready = configs.iter().any(|backend| backend.state == BackendState::Ready);
     let backend = |config: &BackendConfig| {
         let owns = config.state == BackendState::Ready || !any_ready;
@@ -51,6 +61,33 @@ fn backends(configs: &[BackendConfig]) -> BTreeMap<IpAddr, Backend> {
             share: if owns { config.weight } else { 0 },
             draining: config.state == BackendState::Draining,
             agent: config.agent,
+            pods: BTreeMap::new(),
+        }
+    };
+    configs.iter().map(|config| (config.address, backend(config))).collect()
+}
+
+/// Nodes with their pods. Ready pods give their node its share; where no pod of the service is ready, those that drain do.
+fn nodes(configs: &[BackendConfig], port: &PortConfig) -> BTreeMap<IpAddr, Backend> {
+    let drains = |config: &BackendConfig, pod: &PodConfig| {
+        config.state == BackendState::Draining || pod.state == BackendState::Draining
+    };
+    let any_ready = configs.iter().any(|config| config.pods.iter().any(|pod| !drains(config, pod)));
+    let backend = |config: &BackendConfig| {
+        let pods = config.pods.iter().map(|pod| {
+            let key = PodKey { address: pod.address, port: pod.port.unwrap_or(port.target_port) };
+            (key, Pod { weight: pod.weight, draining: drains(config, pod), record: pod.record_flows })
+        });
+        let pods: BTreeMap<_, _> = pods.collect();
+        let all: u32 = pods.values().map(|pod| pod.weight).sum();
+        let ready: u32 = pods.values().filter(|pod| !pod.draining).map(|pod| pod.weight).sum();
+        Backend {
+            // A node without pods has a place in the order, and owns nothing.
+            rank: all.max(1),
+            share: if any_ready { ready } else { all },
+            draining: config.state == BackendState::Draining || (ready == 0 && all > 0),
+            agent: config.agent,
+            pods,
         }
     };
     configs.iter().map(|config| (config.address, backend(config))).collect()
@@ -103,7 +140,7 @@ mod tests {
         assert_eq!((web.slots, web.source_affinity), (1024, true));
         assert_eq!(
             web.backends[&"10.0.0.1".parse().unwrap()],
-            Backend { rank: 100, share: 100, draining: false, agent: true }
+            Backend { rank: 100, share: 100, draining: false, agent: true, pods: BTreeMap::new() }
         );
         assert!(desired.services.values().any(|service| service.backends.is_empty()));
     }

@@ -1,13 +1,20 @@
 //! From what is wanted and what is there to the changes between them, in an order in which nothing ever points at
 //! nothing. Pure functions.
 
+mod pods;
+mod steps;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use lb_common::address::{Address, Family, family_of};
 use lb_common::maps::{Dispatch, NextHop, ServiceKey};
 
-use crate::model::{Algorithm, Desired, Prefix, TunnelSource};
+pub use pods::{LOOPBACK, PodDevice, PodSpec, ReplyKey, ReplySpec};
+pub use steps::{Actual, Step, steps};
+
+use crate::model::{Algorithm, Backend, Delivery, Desired, PodKey, Prefix, TunnelSource};
+use pods::Pods;
 
 /// How this host gets to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +57,28 @@ pub struct Wanted {
     pub tunnel_addresses: BTreeSet<IpAddr>,
     /// Outer sources that are accepted.
     pub trusted: BTreeSet<Prefix>,
+    /// The internal networks: pods' replies to them are not rewritten. True for a pod of this host, whose packets may
+    /// not come back in a tunnel.
+    pub internal: BTreeMap<Prefix, bool>,
+    /// What becomes of the replies of this host's pods.
+    pub replies: BTreeMap<ReplyKey, ReplySpec>,
+    /// What the MSS of a SYN-ACK is lowered to over IPv4 and over IPv6, in bytes; 0: it is not.
+    pub mss: [u16; 2],
+}
+
+/// This host, as far as the plan depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Host<'a> {
+    /// Its roles.
+    pub roles: HostRoles,
+    /// How it gets to the backends.
+    pub routes: &'a BTreeMap<IpAddr, Route>,
+    /// Its own addresses.
+    pub own: &'a BTreeSet<IpAddr>,
+    /// Where its pods are, by their addresses; a pod that is not here has no live device.
+    pub pods: &'a BTreeMap<IpAddr, PodDevice>,
+    /// The smallest MTU of the node's uplinks, in bytes; `None` while it is not known.
+    pub uplink_mtu: Option<u32>,
 }
 
 /// A service as the maps hold it.
@@ -63,6 +92,9 @@ pub struct ServiceSpec {
     pub source_affinity: bool,
     /// The backends, by address; a backend's place is its rank in this order.
     pub backends: BTreeMap<IpAddr, BackendSpec>,
+    /// The pods of this host; a pod's place is its rank in this order. `None`: delivery to the host, or this host is no
+    /// node.
+    pub pods: Option<BTreeMap<PodKey, PodSpec>>,
 }
 
 /// A backend as the maps hold it, but for its next hop.
@@ -82,43 +114,46 @@ pub struct BackendSpec {
     pub entropy: u32,
 }
 
-/// Resolve the desired state for this host. `own` are its addresses.
+/// Resolve the desired state for this host.
 #[must_use]
-pub fn wanted(desired: &Desired, roles: HostRoles, routes: &BTreeMap<IpAddr, Route>, own: &BTreeSet<IpAddr>) -> Wanted {
+pub fn wanted(desired: &Desired, host: &Host<'_>) -> Wanted {
+    let Host { roles, routes, own, .. } = *host;
     let vips = desired.vips();
+    let pods = if roles.node { Pods::new(desired, host) } else { Pods::default() };
     let services = desired.services.iter().map(|(key, service)| {
         let backends = service.backends.iter().map(|(address, backend)| {
-            let (dispatch, source, entropy) = tunnel(address, routes.get(address), &desired.tunnel_source);
-            let spec = BackendSpec {
-                rank: backend.rank,
-                share: backend.share,
-                agent: backend.agent,
-                dispatch,
-                source,
-                entropy,
-            };
-            (*address, spec)
+            (*address, backend_spec(address, backend, routes.get(address), &desired.tunnel_source))
         });
         let spec = ServiceSpec {
             algorithm: service.algorithm,
             slots: service.slots,
             source_affinity: service.source_affinity,
-            // A host that is no edge needs to know the VIPs and ports alone.
+            // A host that is no edge needs to know the VIPs, the ports and its own pods alone.
             backends: if roles.edge { backends.collect() } else { BTreeMap::new() },
+            pods: (roles.node && service.delivery == Delivery::Pod).then(|| pods.specs(key, service, host)),
         };
         (*key, spec)
     });
+    let services = services.collect();
     let next_hops = routes.iter().filter_map(|(address, route)| match route {
         Route::Via { next_hop, .. } => Some((*address, *next_hop)),
         Route::Local | Route::Unreachable { .. } => None,
     });
     Wanted {
         hash_seed: desired.hash_seed,
-        services: services.collect(),
+        services,
         next_hops: if roles.edge { next_hops.collect() } else { BTreeMap::new() },
         tunnel_addresses: if roles.node { own.difference(&vips).copied().collect() } else { BTreeSet::new() },
         trusted: if roles.node { desired.trusted_sources.clone() } else { BTreeSet::new() },
+        internal: pods.internal,
+        replies: pods.replies,
+        mss: pods.mss,
     }
+}
+
+fn backend_spec(address: &IpAddr, backend: &Backend, route: Option<&Route>, sources: &TunnelSource) -> BackendSpec {
+    let (dispatch, source, entropy) = tunnel(address, route, sources);
+    BackendSpec { rank: backend.rank, share: backend.share, agent: backend.agent, dispatch, source, entropy }
 }
 
 /// Dispatch, outer source and entropy mask towards a backend.
@@ -143,89 +178,6 @@ fn tunnel(address: &IpAddr, route: Option<&Route>, sources: &TunnelSource) -> (D
         _ => Address::default(),
     };
     (dispatch, source, 0)
-}
-
-/// What the maps hold, as far as it is known: a view, because it is looked at for every change and may be large.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Actual<'a> {
-    /// Seed of hash and tables; `None` before the first one was written or when another agent wrote it.
-    pub hash_seed: Option<u64>,
-    /// The services; `None` for one that another agent left, or another seed, and nobody has compared yet.
-    pub services: BTreeMap<ServiceKey, Option<&'a ServiceSpec>>,
-    /// Next hops in use.
-    pub next_hops: &'a BTreeMap<IpAddr, NextHop>,
-    /// Addresses that tunnels may end at.
-    pub tunnel_addresses: &'a BTreeSet<IpAddr>,
-    /// Outer sources that are accepted.
-    pub trusted: &'a BTreeSet<Prefix>,
-}
-
-/// One change of the maps. Each leaves them whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Keys of the flow hash.
-    SetSeed(u64),
-    /// Backends' next hops; `None` for a backend that has lost its own.
-    SetNextHops(BTreeMap<IpAddr, Option<NextHop>>),
-    /// Accept tunnels at an address of this host.
-    AddTunnelAddress(IpAddr),
-    /// Accept an outer source.
-    Trust(Prefix),
-    /// A new service, or new backends, slots or settings of one.
-    PutService(ServiceKey, ServiceSpec),
-    /// Forget a service.
-    RemoveService(ServiceKey),
-    /// Next hops of backends that nothing is sent to any more.
-    ForgetNextHops(BTreeSet<IpAddr>),
-    /// Refuse an outer source.
-    Distrust(Prefix),
-    /// No longer accept tunnels at an address.
-    RemoveTunnelAddress(IpAddr),
-}
-
-/// The steps from what is there to what is wanted: first what is pointed at, then what points at it, removal in reverse.
-#[must_use]
-pub fn steps(actual: &Actual<'_>, wanted: &Wanted) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let reseeded = actual.hash_seed != Some(wanted.hash_seed);
-    if reseeded {
-        steps.push(Step::SetSeed(wanted.hash_seed));
-    }
-    let (next_hops, gone) = changed_next_hops(actual, wanted);
-    if !next_hops.is_empty() {
-        steps.push(Step::SetNextHops(next_hops));
-    }
-    steps.extend(wanted.tunnel_addresses.difference(actual.tunnel_addresses).map(|a| Step::AddTunnelAddress(*a)));
-    steps.extend(wanted.trusted.difference(actual.trusted).map(|p| Step::Trust(*p)));
-    for (key, spec) in &wanted.services {
-        let unchanged = actual.services.get(key).is_some_and(|there| *there == Some(spec));
-        if reseeded || !unchanged {
-            steps.push(Step::PutService(*key, spec.clone()));
-        }
-    }
-    steps.extend(actual.services.keys().filter(|k| !wanted.services.contains_key(k)).map(|k| Step::RemoveService(*k)));
-    if !gone.is_empty() {
-        steps.push(Step::ForgetNextHops(gone));
-    }
-    steps.extend(actual.trusted.difference(&wanted.trusted).map(|p| Step::Distrust(*p)));
-    steps.extend(actual.tunnel_addresses.difference(&wanted.tunnel_addresses).map(|a| Step::RemoveTunnelAddress(*a)));
-    steps
-}
-
-/// Next hops that change before the services do, and those that go after them: a backend that was reached until now
-/// must be until no service sends to it.
-fn changed_next_hops(actual: &Actual<'_>, wanted: &Wanted) -> (BTreeMap<IpAddr, Option<NextHop>>, BTreeSet<IpAddr>) {
-    let lost: BTreeSet<_> = actual.next_hops.keys().filter(|a| !wanted.next_hops.contains_key(a)).copied().collect();
-    let backends = wanted.services.values().flat_map(|service| &service.backends);
-    // Those that packets should take and cannot. The others are no backends any more, or this host.
-    let unreachable: BTreeSet<_> = backends
-        .filter(|(address, backend)| backend.dispatch != Dispatch::Local && lost.contains(address))
-        .map(|(address, _)| *address)
-        .collect();
-    let new = wanted.next_hops.iter().filter(|(a, hop)| actual.next_hops.get(a) != Some(hop));
-    let new = new.map(|(a, hop)| (*a, Some(*hop)));
-    let changed = unreachable.iter().map(|a| (*a, None)).chain(new).collect();
-    (changed, lost.difference(&unreachable).copied().collect())
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+mod pods;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
@@ -28,20 +30,21 @@ const BOTH: HostRoles = HostRoles { edge: true, node: true };
 
 /// One service with an IPv4 and an IPv6 backend.
 fn desired() -> Desired {
-    let backend = Backend { rank: 70, share: 50, draining: false, agent: true };
+    let backend = Backend { rank: 70, share: 50, draining: false, agent: true, pods: BTreeMap::new() };
     let service = Service {
         name: "web".to_owned(),
         port_name: None,
         algorithm: Algorithm::Rendezvous,
         slots: 128,
         source_affinity: true,
-        backends: [(ip(V4), backend), (ip(V6), Backend { agent: false, ..backend })].into(),
+        delivery: Delivery::Host,
+        backends: [(ip(V4), backend.clone()), (ip(V6), Backend { agent: false, ..backend })].into(),
     };
     Desired {
         hash_seed: 5,
         services: [(key("198.51.100.1"), service)].into(),
-        tunnel_source: TunnelSource::default(),
         trusted_sources: [prefix("10.200.0.0/16")].into(),
+        ..Desired::default()
     }
 }
 
@@ -55,9 +58,14 @@ fn own() -> BTreeSet<IpAddr> {
     [ip("192.0.2.1"), ip("198.51.100.1"), ip("2001:db8:ffff::1")].into()
 }
 
+/// What is wanted of a host that has no pods.
+fn resolved(desired: &Desired, roles: HostRoles, routes: &BTreeMap<IpAddr, Route>, own: &BTreeSet<IpAddr>) -> Wanted {
+    wanted(desired, &Host { roles, routes, own, pods: &BTreeMap::new(), uplink_mtu: Some(1500) })
+}
+
 /// How both backends are reached.
 fn backends(desired: &Desired, routes: &BTreeMap<IpAddr, Route>) -> [BackendSpec; 2] {
-    let wanted = wanted(desired, EDGE, routes, &own());
+    let wanted = resolved(desired, EDGE, routes, &own());
     let backends = &wanted.services[&key("198.51.100.1")].backends;
     [backends[&ip(V4)], backends[&ip(V6)]]
 }
@@ -70,23 +78,26 @@ fn actual(wanted: &Wanted) -> Actual<'_> {
         next_hops: &wanted.next_hops,
         tunnel_addresses: &wanted.tunnel_addresses,
         trusted: &wanted.trusted,
+        internal: &wanted.internal,
+        replies: &wanted.replies,
+        mss: Some(wanted.mss),
     }
 }
 
 #[test]
 fn an_edge_sends_and_a_node_accepts() {
-    let both = wanted(&desired(), BOTH, &routes(), &own());
+    let both = resolved(&desired(), BOTH, &routes(), &own());
     assert_eq!(both.next_hops, [(ip(V4), hop(1)), (ip(V6), hop(2))].into());
     assert_eq!(both.tunnel_addresses, [ip("192.0.2.1"), ip("2001:db8:ffff::1")].into(), "a VIP is no tunnel's end");
     assert_eq!(both.trusted, [prefix("10.200.0.0/16")].into());
     let spec = &both.services[&key("198.51.100.1")];
     assert_eq!((spec.slots, spec.source_affinity, spec.backends.len()), (128, true, 2));
 
-    let edge = wanted(&desired(), EDGE, &routes(), &own());
+    let edge = resolved(&desired(), EDGE, &routes(), &own());
     assert_eq!((edge.tunnel_addresses, edge.trusted), Default::default());
     assert_eq!((edge.services, edge.next_hops), (both.services.clone(), both.next_hops));
 
-    let node = wanted(&desired(), NODE, &routes(), &own());
+    let node = resolved(&desired(), NODE, &routes(), &own());
     assert_eq!((node.tunnel_addresses, node.trusted), (both.tunnel_addresses, both.trusted));
     assert!(node.next_hops.is_empty());
     assert!(node.services.keys().eq(both.services.keys()), "a node knows the VIPs and ports");
@@ -139,7 +150,7 @@ fn a_backend_on_this_host_needs_no_tunnel() {
     for backend in backends(&desired, &routes) {
         assert_eq!((backend.dispatch, backend.source, backend.entropy), (Dispatch::Local, Address::default(), 0));
     }
-    assert!(wanted(&desired, EDGE, &routes, &own()).next_hops.is_empty());
+    assert!(resolved(&desired, EDGE, &routes, &own()).next_hops.is_empty());
 }
 
 #[test]
@@ -151,7 +162,7 @@ fn an_unreachable_backend_keeps_the_source_that_it_had() {
     let [v4, v6] = backends(&desired(), &routes);
     assert_eq!((v4.dispatch, v4.source), (Dispatch::Ipv4, ip("192.0.2.9").into()));
     assert_eq!((v6.dispatch, v6.source), (Dispatch::Ipv6, Address::default()));
-    assert!(wanted(&desired(), EDGE, &routes, &own()).next_hops.is_empty());
+    assert!(resolved(&desired(), EDGE, &routes, &own()).next_hops.is_empty());
     let [v4, v6] = backends(&desired(), &BTreeMap::new());
     assert_eq!((v4.source, v6.source), Default::default(), "nothing is known of a way");
     let mut fixed = desired();
@@ -162,17 +173,17 @@ fn an_unreachable_backend_keeps_the_source_that_it_had() {
 
 #[test]
 fn what_is_pointed_at_comes_first_and_goes_last() {
-    let before = wanted(&desired(), BOTH, &routes(), &own());
+    let before = resolved(&desired(), BOTH, &routes(), &own());
     let mut next = desired();
     next.hash_seed = 6;
     let old = key("198.51.100.1");
     let service = next.services.remove(&old).expect("the service");
-    let backend = service.backends[&ip(V4)];
+    let backend = service.backends[&ip(V4)].clone();
     let new = key("198.51.100.2");
     next.services.insert(new, Service { backends: [(ip("10.0.0.9"), backend)].into(), ..service });
     next.trusted_sources = [prefix("10.201.0.0/16")].into();
     let way = Route::Via { next_hop: hop(9), source: ip("192.0.2.1") };
-    let after = wanted(&next, BOTH, &[(ip("10.0.0.9"), way)].into(), &[ip("192.0.2.2")].into());
+    let after = resolved(&next, BOTH, &[(ip("10.0.0.9"), way)].into(), &[ip("192.0.2.2")].into());
     let expected = [
         Step::SetSeed(6),
         Step::SetNextHops([(ip("10.0.0.9"), Some(hop(9)))].into()),
@@ -191,12 +202,12 @@ fn what_is_pointed_at_comes_first_and_goes_last() {
 
 #[test]
 fn a_next_hop_is_lost_at_once_or_forgotten_in_the_end() {
-    let reached = wanted(&desired(), EDGE, &routes(), &own());
+    let reached = resolved(&desired(), EDGE, &routes(), &own());
     let before = actual(&reached);
     let mut routes = routes();
     routes.insert(ip(V4), Route::Unreachable { source: Some(ip("192.0.2.1")) });
     routes.insert(ip(V6), Route::Local);
-    let after = wanted(&desired(), EDGE, &routes, &own());
+    let after = resolved(&desired(), EDGE, &routes, &own());
     let service = key("198.51.100.1");
     let expected = [
         Step::SetNextHops([(ip(V4), None)].into()),
@@ -208,7 +219,7 @@ fn a_next_hop_is_lost_at_once_or_forgotten_in_the_end() {
 
 #[test]
 fn another_seed_rebuilds_every_service_and_what_nobody_compared_is_put() {
-    let wanted = wanted(&desired(), EDGE, &routes(), &own());
+    let wanted = resolved(&desired(), EDGE, &routes(), &own());
     let service = key("198.51.100.1");
     let put = Step::PutService(service, wanted.services[&service].clone());
     let reseeded = Actual { hash_seed: Some(4), ..actual(&wanted) };

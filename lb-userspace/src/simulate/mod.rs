@@ -18,7 +18,7 @@ use crate::datapath::kernel::KernelMaps;
 use crate::datapath::object::{self, Program};
 use crate::datapath::tables::Tables;
 use crate::model::{self, Desired};
-use crate::plan::{self, HostRoles, Route, Wanted};
+use crate::plan::{self, Host, HostRoles, Route, Wanted};
 
 /// What stands in for the network around the host.
 #[derive(Clone, Debug)]
@@ -58,7 +58,9 @@ impl Surroundings {
             (_, false) => BTreeSet::new(),
         };
         let routes: BTreeMap<_, _> = backends.into_iter().map(|a| (a, self.route(a, &own))).collect();
-        plan::wanted(desired, self.roles, &routes, &own)
+        let host =
+            Host { roles: self.roles, routes: &routes, own: &own, pods: &BTreeMap::new(), uplink_mtu: Some(self.mtu) };
+        plan::wanted(desired, &host)
     }
 
     fn route(&self, backend: IpAddr, own: &BTreeSet<IpAddr>) -> Route {

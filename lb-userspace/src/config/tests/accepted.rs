@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::super::{
-    Affinity, BackendConfig, BackendState, Config, Delivery, EdgeConfig, Forwarding, MapSizes, MssClamp, NodeConfig,
+    Affinity, BackendConfig, BackendState, Config, EdgeConfig, Forwarding, MapSizes, MssClamp, NodeConfig, PodConfig,
     PortConfig, Protocol, ServiceConfig, parse,
 };
 use super::{HEAD, accepted};
-use crate::model::{Algorithm, Prefix, TunnelSource};
+use crate::model::{Algorithm, Delivery, Prefix, TunnelSource};
 
 fn prefix(address: &str, length: u8) -> Prefix {
     Prefix { address: address.parse().unwrap(), length }
@@ -28,8 +28,9 @@ node:
   internalNetworks: [10.244.0.0/16, 10.50.0.0/24]
   directPodAccess: true
   mssClamp: off
+  natExemption: true
 transition: {max: 1d2h3m4s}
-maps: {services: 1, backends: 2, slots: 16384, flows: 3}
+maps: {services: 2, backends: 7, slots: 32768, flows: 3}
 pinPath: /run/beeline-lab/edge1/pins
 metrics: {listen: "[::1]:9000"}
 services:
@@ -45,12 +46,65 @@ services:
   backends:
   - {address: 10.0.0.11, weight: 1}
   - {address: "2001:db8::12", weight: 1000, state: draining, agent: true}
+- name: default/pods
+  address: 198.51.100.11
+  ports: [{port: 80, targetPort: 8080}]
+  delivery: pod
+  backends:
+  - {address: 10.0.0.11, state: draining, agent: true, pods: [{address: 10.244.1.2}, {address: 10.0.0.11, port: 9000}]}
+  - {address: 10.0.0.12, pods: [{address: 10.244.2.2, port: 1, weight: 1000, state: draining, recordFlows: true}]}
 "#;
+
+fn host(address: &str, weight: u32, state: BackendState, agent: bool) -> BackendConfig {
+    BackendConfig { address: address.parse().unwrap(), weight, state, agent, pods: Vec::new() }
+}
+
+fn node(address: &str, state: BackendState, pods: &[PodConfig]) -> BackendConfig {
+    BackendConfig { pods: pods.to_vec(), ..host(address, 100, state, true) }
+}
+
+fn pod(address: &str, port: Option<u16>) -> PodConfig {
+    let address = address.parse().unwrap();
+    PodConfig { address, port, weight: 100, state: BackendState::Ready, record_flows: false }
+}
+
+/// The services of [`WHOLE`].
+fn services() -> Vec<ServiceConfig> {
+    let special =
+        PodConfig { weight: 1000, state: BackendState::Draining, record_flows: true, ..pod("10.244.2.2", Some(1)) };
+    let hosts = ServiceConfig {
+        name: "default/web".into(),
+        address: "198.51.100.10".parse().unwrap(),
+        ports: vec![PortConfig { name: Some("http".into()), protocol: Protocol::Udp, port: 80, target_port: 80 }],
+        forwarding: Forwarding::Ipip,
+        algorithm: Algorithm::Rendezvous,
+        slots: 8192,
+        delivery: Delivery::Host,
+        affinity: Affinity::Source,
+        allow: Vec::new(),
+        backends: vec![
+            host("10.0.0.11", 1, BackendState::Ready, false),
+            host("2001:db8::12", 1000, BackendState::Draining, true),
+        ],
+    };
+    let pods = ServiceConfig {
+        name: "default/pods".into(),
+        address: "198.51.100.11".parse().unwrap(),
+        ports: vec![PortConfig { name: None, protocol: Protocol::Tcp, port: 80, target_port: 8080 }],
+        slots: 4096,
+        delivery: Delivery::Pod,
+        affinity: Affinity::None,
+        backends: vec![
+            node("10.0.0.11", BackendState::Draining, &[pod("10.244.1.2", None), pod("10.0.0.11", Some(9000))]),
+            node("10.0.0.12", BackendState::Ready, &[special]),
+        ],
+        ..hosts.clone()
+    };
+    vec![hosts, pods]
+}
 
 #[test]
 fn every_field_arrives() {
-    let backend =
-        |address: &str, weight, state, agent| BackendConfig { address: address.parse().unwrap(), weight, state, agent };
     let expected = Config {
         hash_seed: u64::MAX,
         edge: Some(EdgeConfig {
@@ -63,26 +117,13 @@ fn every_field_arrives() {
             internal_networks: vec![prefix("10.244.0.0", 16), prefix("10.50.0.0", 24)],
             direct_pod_access: true,
             mss_clamp: MssClamp::Off,
+            nat_exemption: true,
         }),
         transition_max: Duration::from_secs(86_400 + 2 * 3_600 + 3 * 60 + 4),
-        maps: MapSizes { services: 1, backends: 2, slots: 16_384, flows: 3 },
+        maps: MapSizes { services: 2, backends: 7, slots: 32_768, flows: 3 },
         pin_path: "/run/beeline-lab/edge1/pins".into(),
         metrics_listen: "[::1]:9000".parse().unwrap(),
-        services: vec![ServiceConfig {
-            name: "default/web".into(),
-            address: "198.51.100.10".parse().unwrap(),
-            ports: vec![PortConfig { name: Some("http".into()), protocol: Protocol::Udp, port: 80, target_port: 80 }],
-            forwarding: Forwarding::Ipip,
-            algorithm: Algorithm::Rendezvous,
-            slots: 8192,
-            delivery: Delivery::Host,
-            affinity: Affinity::Source,
-            allow: Vec::new(),
-            backends: vec![
-                backend("10.0.0.11", 1, BackendState::Ready, false),
-                backend("2001:db8::12", 1000, BackendState::Draining, true),
-            ],
-        }],
+        services: services(),
     };
     assert_eq!(parse(WHOLE, "lb.yaml").unwrap_or_else(|errors| panic!("{errors}")), expected);
 }
@@ -102,7 +143,7 @@ fn what_is_left_out_has_a_default() {
     let ports: Vec<_> = service.ports.iter().map(|port| (port.protocol, port.port, port.target_port)).collect();
     assert_eq!(ports, [(Protocol::Tcp, 0, 0), (Protocol::Udp, 53, 53)]);
     assert_eq!((service.slots, service.affinity), (4096, Affinity::None));
-    let backend = service.backends[0];
+    let backend = &service.backends[0];
     assert_eq!((backend.weight, backend.state, backend.agent), (100, BackendState::Ready, false));
     assert!(accepted("edge: {}").has_role());
     assert!(accepted("node: {trustedSources: [10.0.0.1]}").has_role());

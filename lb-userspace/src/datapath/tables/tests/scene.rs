@@ -14,8 +14,8 @@ use super::checked::Checked;
 use crate::datapath::host::{HostFrame, HostMaps};
 use crate::datapath::store::{Capacity, Store};
 use crate::datapath::tables::Tables;
-use crate::model::{Algorithm, Backend, Desired, Prefix, Service, key_address};
-use crate::plan::{self, HostRoles, Route, Wanted};
+use crate::model::{Algorithm, Backend, Delivery, Desired, Prefix, Service, key_address};
+use crate::plan::{self, Host, HostRoles, Route, Wanted};
 
 /// Room for every change of a test while nothing comes out of quarantine.
 pub(super) const ROOMY: Capacity =
@@ -55,7 +55,10 @@ pub(super) fn via(backend: &IpAddr, number: u8) -> Route {
 
 pub(super) fn service(backends: impl IntoIterator<Item = (usize, u32, u32)>, slots: u32) -> Service {
     let backends = backends.into_iter().map(|(index, rank, share)| {
-        (ip(BACKENDS[index]), Backend { rank, share, draining: share == 0, agent: index % 2 == 0 })
+        (
+            ip(BACKENDS[index]),
+            Backend { rank, share, draining: share == 0, agent: index % 2 == 0, pods: BTreeMap::new() },
+        )
     });
     Service {
         name: "web".to_owned(),
@@ -63,6 +66,7 @@ pub(super) fn service(backends: impl IntoIterator<Item = (usize, u32, u32)>, slo
         algorithm: Algorithm::Rendezvous,
         slots,
         source_affinity: false,
+        delivery: Delivery::Host,
         backends: backends.collect(),
     }
 }
@@ -107,7 +111,9 @@ impl Scene {
         // As the agent does: ways to backends alone.
         let backends = self.desired.backend_addresses();
         let routes = self.routes.iter().filter(|(a, _)| backends.contains(*a)).map(|(a, r)| (*a, *r)).collect();
-        plan::wanted(&self.desired, self.roles, &routes, &self.own)
+        let host =
+            Host { roles: self.roles, routes: &routes, own: &self.own, pods: &BTreeMap::new(), uplink_mtu: Some(1500) };
+        plan::wanted(&self.desired, &host)
     }
 
     pub(super) fn fresh(&self, capacity: Capacity) -> Tables<HostMaps> {
