@@ -63,8 +63,3 @@ const fn headers_beside(family: Family) -> u32 {
         Family::V6 => v6::LEN + 8,
     }
 }
-
-/// Offsets of headers within a frame are below this, which the verifier forgets when they pass through memory: the link
-/// header, a tunnel header, the longest IPv4 header or an IPv6 header and all extension headers that are followed, and
-/// the same again in the quote of an ICMP error.
-pub(crate) const OFFSET_MASK: u32 = 0x3ff;

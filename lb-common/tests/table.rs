@@ -6,7 +6,7 @@
 use std::cell::Cell;
 
 use lb_common::flow::mix;
-use lb_common::table::{Algorithm, Member, Rendezvous, TableError};
+use lb_common::table::{Algorithm, MAX_WEIGHT, Member, Rendezvous, TableError};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -23,9 +23,14 @@ enum Weights {
     Steep,
     /// 1 and 1,000 by turns.
     Extremes,
+    /// Sums of up to 250 pods' weights of 100.
+    Nodes,
+    /// Any, up to the largest that a table takes.
+    Large,
 }
 
-const SPREADS: [Weights; 4] = [Weights::Equal, Weights::Uniform, Weights::Steep, Weights::Extremes];
+const SPREADS: [Weights; 6] =
+    [Weights::Equal, Weights::Uniform, Weights::Steep, Weights::Extremes, Weights::Nodes, Weights::Large];
 
 fn members(salt: u64, count: usize, weights: Weights) -> Vec<Member> {
     (0..count as u64)
@@ -36,6 +41,8 @@ fn members(salt: u64, count: usize, weights: Weights) -> Vec<Member> {
                 Weights::Uniform => 1 + (random >> 32) as u32 % 1000,
                 Weights::Steep => 1 << ((random >> 32) % 10),
                 Weights::Extremes => [1, 1000][i as usize % 2],
+                Weights::Nodes => 100 * (1 + (random >> 32) as u32 % 250),
+                Weights::Large => 1 + (random >> 32) as u32 % MAX_WEIGHT,
             };
             Member { identity: random, rank: weight, share: weight }
         })
@@ -193,7 +200,7 @@ fn no_backend_owns_more_than_its_bounded_share() {
             for (i, member) in members.iter_mut().enumerate().skip(1) {
                 match mix(draining ^ i as u64) % 8 {
                     0 => member.share = 0,
-                    1 => member.share = 1 + (mix(draining ^ !(i as u64)) % 1000) as u32,
+                    1 => member.share = 1 + (mix(draining ^ !(i as u64)) % u64::from(MAX_WEIGHT)) as u32,
                     _ => {}
                 }
             }
@@ -248,6 +255,34 @@ fn weights_of_1_and_1000_side_by_side() {
 }
 
 #[test]
+fn the_largest_weights_share_as_they_say() {
+    for seed in 0..5 {
+        let weights = [MAX_WEIGHT, MAX_WEIGHT / 2, MAX_WEIGHT / 4, MAX_WEIGHT - 1, 1, 1000];
+        let member =
+            |(index, weight): (u64, &u32)| Member { identity: mix(seed ^ index), rank: *weight, share: *weight };
+        let members: Vec<_> = (100..).zip(&weights).map(member).collect();
+        let owned = owned(&build(seed, &members, 1 << 18), &members);
+        let total: u32 = weights.iter().sum();
+        for (member, owned) in members.iter().zip(&owned) {
+            let due = f64::from(member.share) * f64::from(1 << 18) / f64::from(total);
+            let bound = 0.01 * due + 4.0 * due.sqrt() + 1.0;
+            assert!((*owned as f64 - due).abs() <= bound, "seed {seed}: {member:?} owns {owned}, {due:.1} are due");
+        }
+    }
+}
+
+/// Weights are proportions: with all of them 256 times as large, all but a few places go to the same owners.
+#[test]
+fn larger_weights_of_the_same_proportions_give_nearly_the_same_table() {
+    let members = members(3, 100, Weights::Uniform);
+    let larger: Vec<_> =
+        members.iter().map(|member| Member { rank: member.rank * 256, share: member.share * 256, ..*member }).collect();
+    let (one, other) = (build(3, &members, 1 << 15), build(3, &larger, 1 << 15));
+    let differing = one.iter().zip(&other).filter(|(one, other)| one != other).count();
+    assert!(differing <= 3, "{differing} of 32768 slots differ");
+}
+
+#[test]
 fn nobody_to_own_is_an_error() {
     let mut members = members(1, 5, Weights::Uniform);
     members.iter_mut().for_each(|member| member.share = 0);
@@ -271,6 +306,7 @@ fn golden_tables_pin_the_version() {
     assert_eq!(build(42, &small, 64), GOLDEN_SMALL);
     assert_eq!(digest(&build(42, &members(42, 327, Weights::Equal), 1 << 17)), GOLDEN_EQUAL);
     assert_eq!(digest(&build(7, &members(7, 500, Weights::Uniform), 1 << 16)), GOLDEN_UNIFORM);
+    assert_eq!(digest(&build(9, &members(9, 200, Weights::Large), 1 << 16)), GOLDEN_LARGE);
 }
 
 const GOLDEN_SMALL: [u16; 64] = [
@@ -279,3 +315,4 @@ const GOLDEN_SMALL: [u16; 64] = [
 ];
 const GOLDEN_EQUAL: u64 = 0x6410_da97_8384_0ea8;
 const GOLDEN_UNIFORM: u64 = 0x3346_1a26_e57b_cd79;
+const GOLDEN_LARGE: u64 = 0x7730_31c2_5037_c81f;

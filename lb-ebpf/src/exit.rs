@@ -46,10 +46,15 @@ pub(crate) fn run(ctx: &XdpContext, roles: Roles) -> u32 {
 #[inline(always)]
 fn go_on_as_node(ctx: &XdpContext, trail: &Trail) {
     if debugging() {
-        // The edge's choice, for the trace that the next program completes.
-        maps::trace(Trace { backend: trail.backend, ..Trace::default() });
+        note_backend(trail);
     }
     maps::longer_way_of_node(ctx);
+}
+
+/// Note the edge's choice, for the trace that the next program completes. A stack of its own.
+#[inline(never)]
+fn note_backend(trail: &Trail) {
+    maps::trace(Trace { backend: trail.backend, ..Trace::default() });
 }
 
 /// Run one frame through the stages of the longer way.

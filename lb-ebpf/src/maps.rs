@@ -10,7 +10,7 @@ use lb_common::address::{Address, Family};
 use lb_common::maps::{
     Backend, Counter, FragmentKey, FragmentPorts, Maps, NODE_STAGE, NextHop, PREFILTER_WORDS, Pod, PodCell, PodWord,
     Record, RecordKey, ReplyId, ReplyTarget, ReplyWord, SLOW_STAGE, ServiceId, ServiceKey, ServiceWord, Settings,
-    TRUSTED_FAMILY_BITS, Trace, TrustedData, TunnelAddress, trusted_data,
+    TRUSTED_FAMILY_BITS, Trace, TrustedData, TunnelAddress,
 };
 use lb_common::node::visit::Visit;
 use lb_common::verdict::Reason;
@@ -58,7 +58,7 @@ static POD_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1 << 1
 #[map]
 static INTERNAL: LpmTrie<TrustedData, u32> = LpmTrie::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 #[map]
-static RECORDS: LruHashMap<RecordKey, Record> = LruHashMap::with_max_entries(1 << 20, 0);
+static RECORDS: LruHashMap<RecordKey, [u64; 5]> = LruHashMap::with_max_entries(1 << 20, 0);
 #[map]
 static REPLIES: HashMap<ServiceKey, ReplyId> = HashMap::with_max_entries(1 << 15, 0);
 #[map]
@@ -81,9 +81,27 @@ static VISIT: PerCpuArray<Visit> = PerCpuArray::with_max_entries(1, 0);
 /// Answers of the node's own that one CPU sends in a second at most.
 const ANSWERS_PER_SECOND: u64 = 1000;
 
-/// A key of the trie where the stack is aligned for words of 64 bits: the address in it is copied by those.
+/// A key of a trie as words of 64 bits: length of the prefix and family in the first, the address in the others.
 #[repr(C, align(8))]
-struct TrustedKey(Key<TrustedData>);
+struct TrieKey([u64; 3]);
+
+const _: () = assert!(size_of::<TrieKey>() == size_of::<Key<TrustedData>>());
+
+impl TrieKey {
+    #[inline(always)]
+    fn new(address: &Address, family: Family) -> Self {
+        let bits = (TRUSTED_FAMILY_BITS + 8 * family.address_len() as u32).to_ne_bytes();
+        let family = (family as u32).to_ne_bytes();
+        let first = [bits[0], bits[1], bits[2], bits[3], family[0], family[1], family[2], family[3]];
+        Self([u64::from_ne_bytes(first), address.0[0], address.0[1]])
+    }
+
+    #[inline(always)]
+    const fn key(&self) -> &Key<TrustedData> {
+        // SAFETY: the same size, all bytes are numbers, and the alignment of words is more than the key's.
+        unsafe { &*(&raw const self.0).cast() }
+    }
+}
 
 /// All maps at once.
 pub(crate) struct Tables;
@@ -137,7 +155,7 @@ impl Maps for Tables {
 
     #[inline(always)]
     fn is_trusted(&self, address: &Address, family: Family) -> bool {
-        TRUSTED.get(&trie_key(address, family).0).is_some()
+        TRUSTED.get(TrieKey::new(address, family).key()).is_some()
     }
 
     #[inline(always)]
@@ -196,12 +214,12 @@ impl Maps for Tables {
 
     #[inline(always)]
     fn internal(&self, address: &Address, family: Family) -> u32 {
-        INTERNAL.get(&trie_key(address, family).0).copied().unwrap_or(0)
+        INTERNAL.get(TrieKey::new(address, family).key()).copied().unwrap_or(0)
     }
 
     #[inline(always)]
     fn record<R>(&self, key: &RecordKey, look: impl FnOnce(&Record) -> R) -> Option<R> {
-        let record = RECORDS.get_ptr(key)?;
+        let record = RECORDS.get_ptr(key)?.cast::<Record>();
         // SAFETY: an element of the map, which stays readable while the program runs. One that another flow takes over
         // meanwhile sends a packet to the VIP of that, in the worst case, which its client refuses.
         Some(look(unsafe { &*record }))
@@ -209,7 +227,7 @@ impl Maps for Tables {
 
     #[inline(always)]
     fn remember_flow(&self, key: &RecordKey, record: Record) -> bool {
-        let done = RECORDS.insert(key, record, 0).is_ok();
+        let done = RECORDS.insert(key, record.to_words(), 0).is_ok();
         if done && let Some(recorded) = RECORDED.get_ptr_mut(0) {
             // SAFETY: this CPU's own element, as in `add`.
             unsafe { *recorded += 1 };
@@ -257,12 +275,6 @@ impl Maps for Tables {
     fn count_reply(&self, id: ReplyId, bytes: u32) {
         add(&REPLY_COUNTERS, id, bytes);
     }
-}
-
-#[inline(always)]
-fn trie_key(address: &Address, family: Family) -> TrustedKey {
-    let bits = TRUSTED_FAMILY_BITS + 8 * family.address_len() as u32;
-    TrustedKey(Key::new(bits, trusted_data(*address, family)))
 }
 
 #[inline(always)]

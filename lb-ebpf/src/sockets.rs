@@ -19,11 +19,15 @@ struct Tuple4([u32; 3]);
 #[repr(C, align(8))]
 struct Tuple6([u32; 9]);
 
-/// An IP and a TCP header as the pod would get them: what a SYN cookie is checked against.
+/// A header as the pod would get it, in words as it stands in a packet: what a SYN cookie is checked against.
 #[repr(C, align(8))]
-struct Headers<const WORDS: usize> {
-    ip: [u32; WORDS],
-    tcp: [u32; 5],
+struct Words<const N: usize>([u32; N]);
+
+/// A TCP header, likewise. What follows its ports lies at a multiple of 8, because LLVM copies it by words of 64 bits.
+#[repr(C, align(8))]
+struct Tcp {
+    padding: u32,
+    words: [u32; 5],
 }
 
 /// Ask. For programs on XDP and TC alike (bpf_skc_lookup_tcp: kernel 5.2, of another namespace by its id 4.20).
@@ -88,29 +92,27 @@ fn conclude(sock: *mut bpf_sock, cookie: impl FnOnce(*mut bpf_sock) -> bool) -> 
 #[inline(always)]
 fn cookie_v4<P: Packet>(packet: &P, sock: *mut bpf_sock, pod: u32, ports: u32, l3: u32, l4: u32) -> bool {
     let (Some(ip), Some(tcp)) = (packet.load::<20>(l3), packet.load::<20>(l4)) else { return false };
-    let mut headers = Headers { ip: words::<20, 5>(ip), tcp: words::<20, 5>(tcp) };
-    headers.ip[4] = pod;
-    headers.tcp[0] = ports;
+    let (mut ip, mut tcp) = (Words(words::<20, 5>(ip)), Tcp { padding: 0, words: words::<20, 5>(tcp) });
+    ip.0[4] = pod;
+    tcp.words[0] = ports;
     // SAFETY: a listening socket, and two headers of these lengths (kernel 5.2; a looked-up `sock_common` 5.8).
-    let checked = unsafe {
-        bpf_tcp_check_syncookie(sock.cast(), (&raw mut headers.ip).cast(), 20, (&raw mut headers.tcp).cast(), 20)
-    };
+    let checked =
+        unsafe { bpf_tcp_check_syncookie(sock.cast(), (&raw mut ip).cast(), 20, (&raw mut tcp.words).cast(), 20) };
     checked == 0
 }
 
 #[inline(always)]
 fn cookie_v6<P: Packet>(packet: &P, sock: *mut bpf_sock, pod: [u32; 4], ports: u32, l3: u32, l4: u32) -> bool {
     let (Some(ip), Some(tcp)) = (packet.load::<40>(l3), packet.load::<20>(l4)) else { return false };
-    let mut headers = Headers { ip: words::<40, 10>(ip), tcp: words::<20, 5>(tcp) };
-    headers.ip[6] = pod[0];
-    headers.ip[7] = pod[1];
-    headers.ip[8] = pod[2];
-    headers.ip[9] = pod[3];
-    headers.tcp[0] = ports;
+    let (mut ip, mut tcp) = (Words(words::<40, 10>(ip)), Tcp { padding: 0, words: words::<20, 5>(tcp) });
+    ip.0[6] = pod[0];
+    ip.0[7] = pod[1];
+    ip.0[8] = pod[2];
+    ip.0[9] = pod[3];
+    tcp.words[0] = ports;
     // SAFETY: as in `cookie_v4`.
-    let checked = unsafe {
-        bpf_tcp_check_syncookie(sock.cast(), (&raw mut headers.ip).cast(), 40, (&raw mut headers.tcp).cast(), 20)
-    };
+    let checked =
+        unsafe { bpf_tcp_check_syncookie(sock.cast(), (&raw mut ip).cast(), 40, (&raw mut tcp.words).cast(), 20) };
     checked == 0
 }
 

@@ -131,7 +131,8 @@ pub struct BackendStatus {
 /// How full a map is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapStatus {
-    /// What it holds: `services`, `backends`, `slots`, `next_hops`.
+    /// What it holds: `services`, `backends`, `slots`, `next_hops`, and on a node `pods`, `pod_slots`,
+    /// `pod_devices`, `replies`.
     pub name: String,
     /// In use.
     pub used: u64,

@@ -20,7 +20,7 @@ fn megabyte() -> Vec<u8> {
 fn serves_through(bed: &str, vip_v4: bool, tunnel_v4: bool) -> Result<()> {
     let vip = if vip_v4 { Fabric::VIP_V4 } else { Fabric::VIP_V6 };
     Bed::run(bed, |bed| {
-        let shape = Shape { edges: 2, nodes: 2, clients: 3, routed: false };
+        let shape = Shape { edges: 2, nodes: 2, clients: 3, ..Shape::default() };
         let rig = Rig::start(bed, shape, |fabric| vec![fabric.web_service(vip, tunnel_v4)])?;
         let pairs: Vec<_> = rig.fabric.pairs().into_iter().filter(|pair| pair.1 == vip).collect();
         let nodes = rig.fabric.request(&pairs, 16)?;
@@ -101,7 +101,7 @@ fn outer_sources_come_from_the_tunnel_prefix() -> Result<()> {
         let start = |host: &_, config: Config| beeline.agent(bed, host, &config);
         // Nodes trust the prefixes alone: what they serve came from there.
         let trusted_sources = vec![v4.to_owned(), v6.to_owned()];
-        let node = Node { interfaces: vec!["eth0".to_owned()], trusted_sources };
+        let node = Node { interfaces: vec!["eth0".to_owned()], trusted_sources, ..Node::default() };
         let nodes = fabric
             .nodes
             .iter()
@@ -143,13 +143,13 @@ fn udp_is_echoed() -> Result<()> {
 #[test]
 fn edge_and_node_share_a_device() -> Result<()> {
     Bed::run("shared-device", |bed| {
-        let (beeline, shape) = (Beeline::find()?, Shape { edges: 2, nodes: 0, clients: 3, routed: false });
+        let (beeline, shape) = (Beeline::find()?, Shape { edges: 2, nodes: 0, clients: 3, ..Shape::default() });
         let fabric = Fabric::build(bed, shape)?;
         beeline.pass_program(&fabric.router, &["edge1", "edge2"])?;
         let web = |name, vip, v4| Service::new(name, vip, "TCP", 80, &fabric.edge_addresses(v4));
         let services = [web("web", Fabric::VIP_V4, true), web("web6", Fabric::VIP_V6, false)];
         let trusted_sources = vec![UNDERLAY_V4.to_owned(), UNDERLAY_V6.to_owned()];
-        let node = Node { interfaces: vec!["eth0".to_owned()], trusted_sources };
+        let node = Node { interfaces: vec!["eth0".to_owned()], trusted_sources, ..Node::default() };
         let mut running = Vec::new();
         for host in &fabric.edges {
             Fabric::hold_vips(host, &Fabric::VIPS)?;

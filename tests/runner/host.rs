@@ -20,7 +20,18 @@ use super::{Machine, config, surroundings};
 /// The interface that packets come by and leave by: the one that BPF_PROG_TEST_RUN says.
 const INTERFACE: u32 = 1;
 /// Room for the services of any fixture file.
-const CAPACITY: Capacity = Capacity { services: 64, log2_backends: 10, log2_slots: 18, next_hops: 64, counters: 1024 };
+const CAPACITY: Capacity = Capacity {
+    services: 64,
+    log2_backends: 10,
+    log2_slots: 18,
+    next_hops: 64,
+    counters: 1024,
+    log2_pods: 10,
+    log2_pod_cells: 14,
+    pod_counters: 1024,
+    pod_devices: 64,
+    replies: 64,
+};
 
 /// The maps of one host, and the names of what is in them.
 pub(crate) struct Host {

@@ -10,8 +10,7 @@ use crate::maps::Maps;
 use crate::packet::icmp::{self, Kind};
 use crate::packet::ipv6::Chain;
 use crate::packet::transport::{self, TCP, UDP};
-use crate::packet::{Header, Packet, ipv4 as v4, ipv6 as v6};
-use crate::piece::OFFSET_MASK;
+use crate::packet::{Header, OFFSET_MASK, Packet, ipv4 as v4, ipv6 as v6};
 use crate::stage::{Trail, refuse};
 use crate::verdict::{Action, Reason};
 

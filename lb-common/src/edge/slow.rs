@@ -10,8 +10,8 @@ use crate::maps::{FragmentKey, Maps};
 use crate::packet::icmp::{ICMP, ICMPV6};
 use crate::packet::ipv6::Chain;
 use crate::packet::transport::{TCP, UDP};
-use crate::packet::{Header, Packet, ipv4 as v4, ipv6 as v6};
-use crate::piece::{self, OFFSET_MASK, Piece};
+use crate::packet::{Header, OFFSET_MASK, Packet, ipv4 as v4, ipv6 as v6};
+use crate::piece::{self, Piece};
 use crate::stage::{Trail, refuse};
 use crate::verdict::{Action, Reason};
 

@@ -1,6 +1,6 @@
 //! Recorded flows, and where pods' replies come from.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::cell::Cell;
 
 use super::backend::{join, split};
 use crate::address::{Address, Family};
@@ -99,15 +99,18 @@ impl RecordState {
 }
 
 /// Which VIP a recorded flow was asked at.
+///
+/// Its state and its clock change in place, one word each. (Cells, not atomics: BPF has no plain atomic loads before its
+/// fourth instruction set, and needs none for an aligned word.)
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Record {
     /// The VIP.
     pub vip: Address,
     /// Its port in host order, from bit 0; a [`RecordState`], from bit 16.
-    rest: AtomicU64,
+    rest: Cell<u64>,
     /// When its last packet came or left, in nanoseconds of the monotonic clock, coarse.
-    seen: AtomicU64,
+    seen: Cell<u64>,
     /// When it was recorded, likewise.
     pub created: u64,
 }
@@ -124,7 +127,7 @@ impl Record {
     #[inline(always)]
     #[must_use]
     pub const fn new(vip: Address, port: u16, now: u64) -> Self {
-        Self { vip, rest: AtomicU64::new(port as u64), seen: AtomicU64::new(now), created: now }
+        Self { vip, rest: Cell::new(port as u64), seen: Cell::new(now), created: now }
     }
 
     /// The record that a map holds.
@@ -132,24 +135,31 @@ impl Record {
     pub const fn from_words(words: [u64; 5]) -> Self {
         Self {
             vip: Address([words[0], words[1]]),
-            rest: AtomicU64::new(words[2]),
-            seen: AtomicU64::new(words[3]),
+            rest: Cell::new(words[2]),
+            seen: Cell::new(words[3]),
             created: words[4],
         }
+    }
+
+    /// The record as a map holds it.
+    #[inline(always)]
+    #[must_use]
+    pub fn to_words(&self) -> [u64; 5] {
+        [self.vip.0[0], self.vip.0[1], self.rest.get(), self.seen.get(), self.created]
     }
 
     /// The VIP's port, in host order.
     #[inline(always)]
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.rest.load(Ordering::Relaxed) as u16
+        self.rest.get() as u16
     }
 
     /// How far the flow has come.
     #[inline(always)]
     #[must_use]
     pub fn state(&self) -> RecordState {
-        match self.rest.load(Ordering::Relaxed) >> 16 & 0xff {
+        match self.rest.get() >> 16 & 0xff {
             0 => RecordState::New,
             1 => RecordState::Established,
             _ => RecordState::Closing,
@@ -159,19 +169,19 @@ impl Record {
     /// When its last packet came or left, in nanoseconds of the monotonic clock, coarse.
     #[must_use]
     pub fn seen(&self) -> u64 {
-        self.seen.load(Ordering::Relaxed)
+        self.seen.get()
     }
 
     /// Note a packet. Whoever notes one at the same time may win: nothing but a timeout depends on it.
     #[inline(always)]
     pub fn touch(&self, now: u64, state: RecordState) {
-        if self.seen.load(Ordering::Relaxed) != now {
-            self.seen.store(now, Ordering::Relaxed);
+        if self.seen.get() != now {
+            self.seen.set(now);
         }
-        let before = self.rest.load(Ordering::Relaxed);
+        let before = self.rest.get();
         let after = before & 0xffff | (state as u64) << 16;
         if after != before {
-            self.rest.store(after, Ordering::Relaxed);
+            self.rest.set(after);
         }
     }
 

@@ -7,7 +7,7 @@
 use super::NO_POD_GRACE_NS;
 use super::visit::{ACK, FIN, RST, SYN, Visit};
 use crate::address::Family;
-use crate::checksum::{finish, halves, sum};
+use crate::checksum::{finish, fold_words, halves, sum};
 use crate::encap::HOP_LIMIT;
 use crate::maps::{Maps, PodWord};
 use crate::packet::icmp::{self, ICMP, ICMPV6};
@@ -94,9 +94,9 @@ fn unreachable<P: Packet>(packet: &mut P, visit: &Visit) -> Reason {
     let sent = match family {
         Family::V4 => {
             const LEN: u32 = v4::LEN + QUOTED;
-            let Some(quote) = packet.load::<{ LEN as usize }>(l3) else { return Reason::NoPod };
+            let Some(quoted) = sum_of::<P, { LEN / 4 }>(packet, l3) else { return Reason::NoPod };
             let mut message = [3, 3, 0, 0, 0, 0, 0, 0];
-            let [c0, c1] = finish(sum(&message) + sum(&quote)).to_ne_bytes();
+            let [c0, c1] = finish(sum(&message) + quoted).to_ne_bytes();
             message[2] = c0;
             message[3] = c1;
             make_room::<P, { (v4::LEN + icmp::LEN) as usize }>(packet, l3, family)
@@ -105,10 +105,10 @@ fn unreachable<P: Packet>(packet: &mut P, visit: &Visit) -> Reason {
         }
         Family::V6 => {
             const LEN: u32 = v6::LEN + QUOTED;
-            let Some(quote) = packet.load::<{ LEN as usize }>(l3) else { return Reason::NoPod };
+            let Some(quoted) = sum_of::<P, { LEN / 4 }>(packet, l3) else { return Reason::NoPod };
             let mut message = [1, 4, 0, 0, 0, 0, 0, 0];
             let pseudo = halves(pseudo(visit, ICMPV6, icmp::LEN + LEN));
-            let [c0, c1] = finish(pseudo + sum(&message) + sum(&quote)).to_ne_bytes();
+            let [c0, c1] = finish(pseudo + sum(&message) + quoted).to_ne_bytes();
             message[2] = c0;
             message[3] = c1;
             make_room::<P, { (v6::LEN + icmp::LEN) as usize }>(packet, l3, family)
@@ -117,6 +117,16 @@ fn unreachable<P: Packet>(packet: &mut P, visit: &Visit) -> Reason {
         }
     };
     if sent { Reason::UnreachableSent } else { Reason::NoHeadroom }
+}
+
+/// The sum of so many words of 32 bits, folded.
+#[inline(always)]
+fn sum_of<P: Packet, const WORDS: u32>(packet: &P, at: u32) -> Option<u32> {
+    let mut total = 0;
+    for word in 0..WORDS {
+        total += u64::from(u32::from_ne_bytes(packet.load::<4>(at + 4 * word)?));
+    }
+    Some(u32::from(fold_words(total)))
 }
 
 /// Room for `N` bytes of headers between the link header and the packet.

@@ -2,9 +2,8 @@
 
 use super::visit::Visit;
 use super::{Outer, open};
-use crate::address::Family;
-use crate::maps::{Maps, PodWord};
-use crate::nat::{self, End, Quote, Rewrite};
+use crate::maps::{Maps, Pod, PodWord};
+use crate::nat::{self, Change, End, Place, Quote};
 use crate::packet::Packet;
 use crate::packet::icmp::{ICMP, ICMPV6};
 use crate::verdict::Reason;
@@ -45,18 +44,10 @@ fn open_tunnel<P: Packet>(packet: &mut P, visit: &mut Visit) -> Reason {
 #[inline(never)]
 fn redirect<P: Packet, M: Maps>(packet: &mut P, maps: &M, visit: &Visit) -> Reason {
     let Some(pod) = maps.pod((visit.pod as u32).wrapping_sub(1)) else { return Reason::InconsistentMaps };
-    let rewrite = Rewrite {
-        family: visit.family(),
-        l3: visit.inner(),
-        l4: visit.l4(),
-        protocol: visit.protocol as u8,
-        end: End::Destination,
-        address: visit.vip,
-        new_address: pod.address,
-        port: visit.ports as u16,
-        new_port: pod.port,
-    };
-    if !nat::rewrite(packet, &rewrite) {
+    let l4 = visit.l4();
+    let l4 = if l4 == 0 { None } else { Some(l4) };
+    let place = Place { family: visit.family(), l3: visit.inner(), l4, protocol: visit.protocol as u8 };
+    if !nat::rewrite(packet, &place, &change(visit, pod, End::Destination)) {
         return Reason::InconsistentMaps;
     }
     maps.count_pod(pod.counter, visit.length as u32);
@@ -70,37 +61,34 @@ fn redirect<P: Packet, M: Maps>(packet: &mut P, maps: &M, visit: &Visit) -> Reas
 }
 
 /// An ICMP error becomes one about the pod's own packet, so that the pod's own socket acts on it.
-#[inline(never)]
+#[inline(always)]
 fn translate<P: Packet, M: Maps>(packet: &mut P, maps: &M, visit: &Visit) -> Reason {
-    let Some(pod) = maps.pod((visit.pod as u32).wrapping_sub(1)) else { return Reason::InconsistentMaps };
-    let family = visit.family();
-    let outer = Rewrite {
-        family,
-        l3: visit.inner(),
-        l4: visit.l4(),
-        protocol: if family == Family::V4 { ICMP } else { ICMPV6 },
-        end: End::Destination,
-        address: visit.vip,
-        new_address: pod.address,
-        port: 0,
-        new_port: 0,
-    };
-    let quote = Quote {
-        family,
-        message: visit.l4(),
-        l3: visit.quote as u32 & crate::piece::OFFSET_MASK,
-        l4: visit.quote_l4 as u32 & crate::piece::OFFSET_MASK,
-        protocol: visit.protocol as u8,
-        end: End::Source,
-        address: visit.vip,
-        new_address: pod.address,
-        port: visit.ports as u16,
-        new_port: pod.port,
-    };
-    if nat::rewrite(packet, &outer) && nat::rewrite_quote(packet, &quote) {
-        maps.count_pod(pod.counter, visit.length as u32);
-        Reason::IcmpErrorDelivered
-    } else {
-        Reason::InconsistentMaps
+    if !translate_outside(packet, maps, visit) || !translate_quote(packet, maps, visit) {
+        return Reason::InconsistentMaps;
     }
+    Reason::IcmpErrorDelivered
+}
+
+#[inline(never)]
+fn translate_outside<P: Packet, M: Maps>(packet: &mut P, maps: &M, visit: &Visit) -> bool {
+    let Some(pod) = maps.pod((visit.pod as u32).wrapping_sub(1)) else { return false };
+    let protocol = if visit.ipv6 == 0 { ICMP } else { ICMPV6 };
+    let place = Place { family: visit.family(), l3: visit.inner(), l4: Some(visit.l4()), protocol };
+    maps.count_pod(pod.counter, visit.length as u32);
+    nat::rewrite(packet, &place, &change(visit, pod, End::Destination))
+}
+
+#[inline(never)]
+fn translate_quote<P: Packet, M: Maps>(packet: &mut P, maps: &M, visit: &Visit) -> bool {
+    let Some(pod) = maps.pod((visit.pod as u32).wrapping_sub(1)) else { return false };
+    let quote =
+        Quote { l3: visit.quote as u32, l4: visit.quote_l4 as u32, protocol: visit.protocol as u8, ..Quote::default() };
+    let end = visit.inner() + visit.length as u32;
+    nat::rewrite_quote(packet, visit.family(), visit.l4(), end, &quote, &change(visit, pod, End::Source))
+}
+
+/// The VIP becomes the pod, at one end.
+#[inline(always)]
+const fn change(visit: &Visit, pod: &Pod, end: End) -> Change {
+    Change { end, from: visit.vip, to: pod.address, port_from: visit.ports as u16, port_to: pod.port }
 }

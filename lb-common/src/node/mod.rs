@@ -16,7 +16,7 @@ use crate::address::{Address, Family};
 use crate::checksum::replace;
 use crate::flow::FlowKey;
 use crate::maps::{Maps, POD_RECORD, Pod, PodWord, prefilter};
-use crate::nat::{self, End, Rewrite};
+use crate::nat::{self, Change, End, Place};
 use crate::packet::transport::{self, IPV4_IN_IP, TCP, UDP};
 use crate::packet::{Header, Packet, ipv4 as v4, ipv6 as v6};
 use crate::stage::{Trail, service};
@@ -146,18 +146,15 @@ fn decapsulate<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail, 
         return Some(opened);
     }
     let l4 = outer.l3 + flow.family.header_len();
-    let rewrite = Rewrite {
-        family: flow.family,
-        l3: outer.l3,
-        l4,
-        protocol: flow.protocol,
+    let place = Place { family: flow.family, l3: outer.l3, l4: Some(l4), protocol: flow.protocol };
+    let change = Change {
         end: End::Destination,
-        address: flow.destination,
-        new_address: pod.address,
-        port: flow.service_port(),
-        new_port: pod.port,
+        from: flow.destination,
+        to: pod.address,
+        port_from: flow.service_port(),
+        port_to: pod.port,
     };
-    if !nat::rewrite(packet, &rewrite) {
+    if !nat::rewrite(packet, &place, &change) {
         return Some(Reason::InconsistentMaps);
     }
     maps.count_pod(pod.counter, length);

@@ -10,8 +10,8 @@ use crate::maps::{FragmentKey, INTERNAL_OWN_POD, Maps, PodWord};
 use crate::packet::icmp::{ICMP, ICMPV6};
 use crate::packet::ipv6::Chain;
 use crate::packet::transport::{IPV4_IN_IP, IPV6_IN_IP, TCP, UDP};
-use crate::packet::{Header, Packet, ethernet, ipv4 as v4, ipv6 as v6};
-use crate::piece::{self, OFFSET_MASK, Piece};
+use crate::packet::{Header, OFFSET_MASK, Packet, ethernet, ipv4 as v4, ipv6 as v6};
+use crate::piece::{self, Piece};
 use crate::stage::service;
 use crate::verdict::Reason;
 
@@ -112,7 +112,7 @@ pub fn run<P: Packet, M: Maps>(packet: &mut P, maps: &M, visit: &mut Visit) -> R
         reason = look_into_ipv6(packet, maps, visit);
     }
     if reason == Reason::Forwarded && visit.quote != 0 {
-        reason = if visit.ipv6 == 0 { quote::read_ipv4(packet, visit) } else { quote::read_ipv6(packet, visit) };
+        reason = quote::read(packet, visit);
     }
     if reason == Reason::Forwarded {
         reason = find_service(packet, maps, visit);

@@ -4,6 +4,8 @@
 //! that the verifier can follow it, and says by `None` or `false` when the packet is not that long. No access is of one byte alone:
 //! LLVM turns its check into a comparison from which the verifier learns nothing (kernel 6.18, LLVM 22).
 
+#[cfg(test)]
+pub(crate) mod bytes;
 pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
@@ -17,6 +19,11 @@ use crate::checksum;
 /// §4.3.2.3 and the 1,280 of RFC 4443 §3.2, and as much as one call of the kernel's checksum helper takes.
 pub const QUOTE: usize = 512;
 
+/// Offsets of headers are below this, which the verifier forgets of an offset that was kept in memory: a link header,
+/// and twice (a message, and what it quotes) the longest IPv4 header, or an IPv6 header and all extension headers that
+/// are followed.
+pub const OFFSET_MASK: u32 = 0x3ff;
+
 /// A frame that can be read, written, and made longer or shorter.
 pub trait Packet {
     /// Whether an answer can be made of the packet: the frame can grow, and be sent back.
@@ -26,6 +33,12 @@ pub trait Packet {
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
     /// Write bytes at `offset`; `false` if the frame does not reach that far.
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> bool;
+    /// As [`Packet::store`], for an address in the packet's own IPv6 header. No checksum there makes up for what changes:
+    /// a checksum of the whole frame that goes with it has to follow.
+    #[inline(always)]
+    fn store_address<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> bool {
+        self.store(offset, bytes)
+    }
     /// Whether the frame has at least `length` bytes, and how many it has more.
     fn excess(&self, length: u32) -> Option<u32>;
     /// The sum of [`QUOTE`] bytes from `offset` on, for a checksum.

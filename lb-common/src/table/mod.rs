@@ -34,17 +34,17 @@ pub const MIN_SLOTS: usize = crate::maps::SLOTS_UNIT as usize;
 pub const MAX_SLOTS: usize = 1 << 22;
 /// Most backends of a table: a slot names one by 16 bits.
 pub const MAX_MEMBERS: usize = u16::MAX as usize;
-/// Largest rank and largest share.
-pub const MAX_WEIGHT: u32 = 1000;
+/// Largest rank and largest share: 1,000 for each of 262 pods of a node, or 1 for each of 262,144.
+pub const MAX_WEIGHT: u32 = 1 << 18;
 
 /// One backend as a table sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
     /// Tells it from the others, the same on every host: [`identity`] of its address.
     pub identity: u64,
-    /// Orders it in every slot, and stays while it drains: 1 to 1,000.
+    /// Orders it in every slot, and stays while it drains: 1 to [`MAX_WEIGHT`].
     pub rank: u32,
-    /// How much it may own: 1 to 1,000, or 0 while it drains.
+    /// How much it may own: 1 to [`MAX_WEIGHT`], or 0 while it drains.
     pub share: u32,
 }
 
@@ -177,13 +177,13 @@ mod tests {
 
     #[test]
     fn bad_input_is_named() {
-        let good = members(&[(1, 1), (1000, 1000)]);
+        let good = members(&[(1, 1), (MAX_WEIGHT, MAX_WEIGHT)]);
         for slots in [0, 1, 32, 63, 65, 96, 1 << 23] {
             assert_eq!(error(&good, slots), TableError::Slots { slots });
         }
         assert_eq!(error(&members(&[(1, 1), (0, 1)]), 64), TableError::Rank { member: 1, rank: 0 });
-        assert_eq!(error(&members(&[(1001, 1)]), 64), TableError::Rank { member: 0, rank: 1001 });
-        assert_eq!(error(&members(&[(1, 1001)]), 64), TableError::Share { member: 0, share: 1001 });
+        assert_eq!(error(&members(&[(262_145, 1)]), 64), TableError::Rank { member: 0, rank: 262_145 });
+        assert_eq!(error(&members(&[(1, 262_145)]), 64), TableError::Share { member: 0, share: 262_145 });
         assert_eq!(error(&members(&[(1, 0), (5, 0)]), 64), TableError::NoOwner);
         assert_eq!(error(&[], 64), TableError::NoOwner);
         assert_eq!(error(&[good[1], good[0], good[1]], 64), TableError::SameIdentity { first: 0, second: 2 });

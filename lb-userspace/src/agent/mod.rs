@@ -63,7 +63,7 @@ pub async fn run(options: Options) -> Result<()> {
     }
     datapath::check_rights()?;
     let server = Server::bind(config.metrics_listen, &socket_path(&config.pin_path))?;
-    let datapath = Datapath::open(&config.maps, &config.pin_path, options.debug_packets)?;
+    let datapath = Datapath::open(&config.maps, config.node.is_some(), &config.pin_path, options.debug_packets)?;
     let (queries, asked) = mpsc::channel(16);
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = server.serve(queries, async {
@@ -106,7 +106,7 @@ impl Agent {
     fn new(file: PathBuf, config: Config, datapath: Datapath) -> Result<Self> {
         let desired = model::from_file::desired(&config);
         let (destinations, wanted) = watch::channel(destinations(&config, &desired));
-        let (snapshots, _task) = Neighbours::spawn(wanted)?;
+        let (snapshots, _task) = Neighbours::spawn(wanted, watch::channel(BTreeSet::new()).1)?;
         let read = std::fs::read(&file).unwrap_or_default();
         Ok(Self {
             interfaces: Interfaces::new(&config),
@@ -270,6 +270,7 @@ impl Agent {
     fn converge(&mut self) {
         let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
         let now = Instant::now();
+        self.datapath.tables.set_transition_max(self.desired.transition_max);
         self.datapath.tables.release(now);
         let actual = self.datapath.tables.actual();
         let routes = self.routes.resolve(&self.desired, &snapshot, &actual, &self.interfaces.edges(&snapshot));
@@ -323,6 +324,9 @@ fn needs_restart(before: &Config, after: &Config) -> Option<String> {
     }
     if before.maps != after.maps {
         return Some("maps cannot change while the agent runs: `beeline detach`, then start it again".to_owned());
+    }
+    if before.node.is_none() && after.node.is_some() {
+        return Some("node cannot be added while the agent runs: `beeline detach`, then start it again".to_owned());
     }
     if let Some(role) = role_without_interface(after) {
         return Some(format!("{role}.interfaces: name at least one interface for an agent"));

@@ -170,6 +170,10 @@ impl Agent {
             map("backends", fill.backends, 1 << capacity.log2_backends),
             map("slots", fill.slots, 1 << capacity.log2_slots),
             map("next_hops", fill.next_hops, u64::from(capacity.next_hops)),
+            map("pods", fill.pods, 1 << capacity.log2_pods),
+            map("pod_slots", fill.pod_slots, 1 << capacity.log2_pod_cells),
+            map("pod_devices", fill.pod_devices, u64::from(capacity.pod_devices - 1)),
+            map("replies", fill.replies, u64::from(capacity.replies)),
         ]
     }
 }

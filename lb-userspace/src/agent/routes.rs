@@ -97,7 +97,17 @@ mod tests {
 
     #[test]
     fn a_device_that_xdp_cannot_send_by_is_no_way() {
-        let link = Link { index: 7, mac: Some([2; 6]), mtu: 1500, enabled: true, up: true, kind: "vlan".into() };
+        let link = Link {
+            index: 7,
+            mac: Some([2; 6]),
+            mtu: 1500,
+            enabled: true,
+            carrier: true,
+            up: true,
+            kind: "vlan".into(),
+            namespace: None,
+            master: None,
+        };
         let links = BTreeMap::from([("eth0.5".to_owned(), link)]);
         let snapshot = Snapshot { links, ..Snapshot::default() };
         let via = Via::Device {

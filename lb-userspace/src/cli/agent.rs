@@ -79,7 +79,7 @@ pub struct PassArguments {
 pub fn pass_program(arguments: &PassArguments) -> Result<()> {
     let pins = Pins::new(&arguments.pin);
     pins.prepare()?;
-    let mut object = object::load(&small(), None, false)?;
+    let mut object = object::load(&small(), false, None, false)?;
     for interface in &arguments.interfaces {
         let index = nix::net::if_::if_nametoindex(interface.as_str());
         let index = index.with_context(|| format!("there is no interface {interface}"))?;
@@ -94,7 +94,7 @@ pub fn pass_program(arguments: &PassArguments) -> Result<()> {
 /// A program is refused.
 pub fn programs() -> Result<()> {
     println!("{:<20} {:>14} {:>12} {:>11} {:>10}", "program", "verified insns", "translated B", "JIT B", "memlock B");
-    let mut object = object::load(&small(), None, false)?;
+    let mut object = object::load(&small(), false, None, false)?;
     for which in Program::ALL {
         let info = object::program(&mut object, which)?.info().context("asking the kernel for a program")?;
         let number = |value: Option<u32>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());

@@ -50,14 +50,13 @@ pub(super) fn draft<'t>(reader: &mut Reader, node: Node<'t>, delivery: Option<De
     let address = address.and_then(|node| reader.parsed(node, scalars::unicast));
     let to_pods = delivery == Some(Delivery::Pod);
     let weight = reader.optional(node, "weight", DEFAULT_WEIGHT, |reader, node| {
-        let weight = weight(reader, node)?;
         if to_pods {
-            reader.error(
-                node,
-                format!("{weight} has no meaning: with delivery pod its pods' weights count; leave it out"),
-            );
+            let message =
+                format!("{} has no meaning: with delivery pod its pods' weights count; leave it out", node.shown());
+            reader.error(node, message);
+            return None;
         }
-        Some(weight)
+        weight(reader, node)
     });
     let state = reader.optional(node, "state", BackendState::default(), state);
     let agent = reader.optional(node, "agent", to_pods, |reader, node| {

@@ -12,6 +12,9 @@ use super::store::Store;
 use super::tables::{Freed, Installed, InstalledBackend, Region, Regioned, Tables};
 use crate::model::key_address;
 
+mod pods;
+mod replies;
+
 impl<S: Store> Tables<S> {
     /// Tables over a store that may hold what another agent wrote. Services that do not hold together are removed, each
     /// with a word of why in the second part.
@@ -28,6 +31,7 @@ impl<S: Store> Tables<S> {
             let mut taken = Vec::new();
             match tables.adopt_service(id, &mut taken) {
                 Ok(installed) => {
+                    tables.adopt_formers(&key, &installed, now);
                     tables.installed.insert(key, installed);
                 }
                 Err(error) => {
@@ -39,6 +43,9 @@ impl<S: Store> Tables<S> {
             }
         }
         tables.adopt_next_hops(now);
+        tables.adopt_pod_devices(now);
+        tables.adopt_internal(&mut notes)?;
+        tables.adopt_replies(&mut notes, now)?;
         tables.tunnel_addresses = tables.store.tunnel_addresses()?.into_iter().collect();
         tables.trusted = tables.store.trusted()?.into_iter().collect();
         // As for every change: bits before keys, and gone after them.
@@ -54,21 +61,29 @@ impl<S: Store> Tables<S> {
             bail!("id {id} is beyond the map or another service's");
         }
         taken.push(Freed::Service(id));
-        let word = self.store.word(id);
+        let mut installed = Installed::empty(id);
+        self.adopt_regions(&mut installed, taken)?;
+        self.adopt_pods(&mut installed, taken)?;
+        Ok(installed)
+    }
+
+    fn adopt_regions(&mut self, installed: &mut Installed, taken: &mut Vec<Freed>) -> Result<()> {
+        let word = self.store.word(installed.id);
         if word.is_empty() {
-            return Ok(Installed { id, spec: None, backends: BTreeMap::new(), regions: None });
+            return Ok(());
         }
         let first = self.entry(word.backends())?;
         let regions = Regioned {
             slots: Region { base: (word.slots() / u64::from(SLOTS_UNIT)) as u32, log2: u32::from(word.log2_slots()) },
-            backends: Region { base: word.backends(), log2: u32::from(first.log2_region) },
+            entries: Region { base: word.backends(), log2: u32::from(first.log2_region) },
         };
         self.slots.reserve(regions.slots.base, regions.slots.log2)?;
         taken.push(Freed::Slots(regions.slots));
-        self.backends.reserve(regions.backends.base, regions.backends.log2)?;
-        taken.push(Freed::Backends(regions.backends));
-        let backends = self.adopt_backends(regions, taken)?;
-        Ok(Installed { id, spec: None, backends, regions: Some(regions) })
+        self.backends.reserve(regions.entries.base, regions.entries.log2)?;
+        taken.push(Freed::Backends(regions.entries));
+        installed.backends = self.adopt_backends(regions, taken)?;
+        installed.regions = Some(regions);
+        Ok(())
     }
 
     fn entry(&self, index: u32) -> Result<Backend> {
@@ -87,7 +102,7 @@ impl<S: Store> Tables<S> {
         regions: Regioned,
         taken: &mut Vec<Freed>,
     ) -> Result<BTreeMap<IpAddr, InstalledBackend>> {
-        let Region { base, log2 } = regions.backends;
+        let Region { base, log2 } = regions.entries;
         let entries: Vec<_> = (base..base + (1 << log2)).map(|index| self.store.backend(index)).collect();
         let used = entries.iter().rposition(|entry| entry.dispatch != Dispatch::None as u8).map_or(0, |last| last + 1);
         let mut backends = BTreeMap::new();

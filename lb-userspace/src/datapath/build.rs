@@ -5,10 +5,11 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result};
 use lb_common::address::family_of;
+use lb_common::flow::mix;
 use lb_common::table::rendezvous::Rendezvous;
 use lb_common::table::{Algorithm as _, Member, identity};
 
-use crate::model::Algorithm;
+use crate::model::{Algorithm, PodKey};
 use crate::plan::ServiceSpec;
 
 /// What a table depends on.
@@ -18,6 +19,16 @@ struct Key {
     algorithm: Algorithm,
     slots: u32,
     members: Vec<(u64, u32, u32)>,
+}
+
+/// Most slots of a node's table: enough for 10 for each of a hundred pods.
+const MAX_POD_SLOTS: u32 = 1024;
+/// What the seed of nodes' tables differs by from the edges': an arbitrary number.
+const POD_SEED: u64 = 0x706f_6473;
+
+/// A pod's identity: as a backend's, and its port.
+fn pod_identity(pod: &PodKey) -> u64 {
+    mix(identity(pod.address.into(), family_of(&pod.address)) ^ u64::from(pod.port))
 }
 
 /// Tables, the last ones kept.
@@ -44,15 +55,30 @@ impl Builder {
         }
         let members = spec.backends.iter();
         let members = members.map(|(a, b)| (identity((*a).into(), family_of(a)), b.rank, b.share)).collect();
-        let key = Key { seed, algorithm: spec.algorithm, slots: spec.slots, members };
+        self.build(Key { seed, algorithm: spec.algorithm, slots: spec.slots, members })
+    }
+
+    /// The node's table of a service; `None` if no pod of it on this host may own a slot. Its size never follows the
+    /// number of pods, and its seed is another than that of the edges': their owners say nothing of its own.
+    pub(super) fn pod_table(&mut self, seed: u64, spec: &ServiceSpec) -> Result<Option<Rc<[u16]>>> {
+        let Some(pods) = spec.pods.as_ref().filter(|pods| pods.values().any(|pod| pod.share > 0)) else {
+            return Ok(None);
+        };
+        let members = pods.iter();
+        let members = members.map(|(key, pod)| (pod_identity(key), pod.rank, pod.share)).collect();
+        let slots = spec.slots.min(MAX_POD_SLOTS);
+        self.build(Key { seed: mix(seed.wrapping_add(POD_SEED)), algorithm: spec.algorithm, slots, members })
+    }
+
+    fn build(&mut self, key: Key) -> Result<Option<Rc<[u16]>>> {
         if let Some(table) = self.recent.get(&key) {
             return Ok(Some(Rc::clone(table)));
         }
         let members = key.members.iter().map(|&(identity, rank, share)| Member { identity, rank, share });
         let members: Vec<_> = members.collect();
-        let mut table = vec![0; spec.slots as usize];
-        match spec.algorithm {
-            Algorithm::Rendezvous => Rendezvous.build(seed, &members, &mut table),
+        let mut table = vec![0; key.slots as usize];
+        match key.algorithm {
+            Algorithm::Rendezvous => Rendezvous.build(key.seed, &members, &mut table),
         }
         .context("building the table")?;
         self.built += 1;

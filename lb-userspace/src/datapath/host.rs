@@ -20,6 +20,8 @@ use lb_common::verdict::Reason;
 use super::store::{Capacity, Store};
 use crate::model::Prefix;
 
+mod pods;
+
 /// All maps of one host.
 #[derive(Clone, Debug)]
 pub struct HostMaps {

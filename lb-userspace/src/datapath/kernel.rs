@@ -20,6 +20,10 @@ use super::mapped::Mapped;
 use super::store::{Capacity, Store};
 use crate::model::Prefix;
 
+use pods::PodMaps;
+
+mod pods;
+
 /// How long an element of a hash map is left alone after its key was removed, before any key is inserted: the kernel
 /// gives the element to the next key at once (prealloced hash maps, 6.18 and before), while a program may still read
 /// it. Programs run for microseconds.
@@ -33,13 +37,15 @@ pub struct KernelMaps {
     backends: Mapped<8>,
     next_hops: Mapped<4>,
     services: HashMap<MapData, [u64; 3], u32>,
-    settings: Array<MapData, [u64; 12]>,
+    settings: Array<MapData, [u64; 13]>,
     tunnel_addresses: HashMap<MapData, [u64; 3], u32>,
     trusted: LpmTrie<MapData, TrustedData, u32>,
     devices: DevMapHash<MapData>,
     counters: PerCpuArray<MapData, [u64; 2]>,
+    counter_entries: u32,
     reasons: PerCpuArray<MapData, u64>,
     trace: Array<MapData, [u64; 5]>,
+    pods: PodMaps,
     removed: Option<Instant>,
 }
 
@@ -49,7 +55,9 @@ impl KernelMaps {
     /// # Errors
     /// A map is missing, of another kind or size, or cannot be mapped.
     pub fn new(object: &mut Ebpf) -> Result<Self> {
+        let pods = PodMaps::new(object)?;
         let mut take = |name: &'static str| object.take_map(name).with_context(|| format!("no map {name}"));
+        let counters = take("BACKEND_COUNTERS")?;
         Ok(Self {
             prefilter: mapped(take("PREFILTER")?, "PREFILTER")?,
             words: mapped(take("SERVICE_WORDS")?, "SERVICE_WORDS")?,
@@ -61,9 +69,11 @@ impl KernelMaps {
             tunnel_addresses: take("TUNNEL_ADDRESSES")?.try_into().context("TUNNEL_ADDRESSES")?,
             trusted: take("TRUSTED")?.try_into().context("TRUSTED")?,
             devices: take("DEVICES")?.try_into().context("DEVICES")?,
-            counters: take("BACKEND_COUNTERS")?.try_into().context("BACKEND_COUNTERS")?,
+            counter_entries: entries(&counters)?,
+            counters: counters.try_into().context("BACKEND_COUNTERS")?,
             reasons: take("REASONS")?.try_into().context("REASONS")?,
             trace: take("TRACE")?.try_into().context("TRACE")?,
+            pods,
             removed: None,
         })
     }
@@ -73,9 +83,7 @@ impl KernelMaps {
     /// # Errors
     /// The map cannot be read.
     pub fn counter(&self, counter: u32) -> Result<Counter> {
-        let values = self.counters.get(&counter, 0).context("reading a counter")?;
-        let sum = values.iter().fold([0, 0], |[p, b]: [u64; 2], [packets, bytes]| [p + packets, b + bytes]);
-        Ok(Counter { packets: sum[0], bytes: sum[1] })
+        sum(&self.counters, counter)
     }
 
     /// How often a reason was given, summed over the CPUs. [`Reason::NotOurs`] and [`Reason::Forwarded`] are not counted.
@@ -103,7 +111,43 @@ fn mapped<const WORDS: usize>(map: Map, name: &str) -> Result<Mapped<WORDS>> {
     }
 }
 
-fn trusted_key(prefix: Prefix) -> Key<TrustedData> {
+/// How many entries a map has in the kernel: one that was pinned may differ from the object's.
+fn entries(map: &Map) -> Result<u32> {
+    match map {
+        Map::PerCpuArray(data) | Map::DevMap(data) => Ok(data.info().context("reading a map's sizes")?.max_entries()),
+        other => anyhow::bail!("a map is of another kind: {other:?}"),
+    }
+}
+
+/// A counter, summed over the CPUs.
+fn sum(counters: &PerCpuArray<MapData, [u64; 2]>, counter: u32) -> Result<Counter> {
+    let values = counters.get(&counter, 0).context("reading a counter")?;
+    let sum = values.iter().fold([0, 0], |[p, b]: [u64; 2], [packets, bytes]| [p + packets, b + bytes]);
+    Ok(Counter { packets: sum[0], bytes: sum[1] })
+}
+
+fn reset(counters: &mut PerCpuArray<MapData, [u64; 2]>, counter: u32) -> Result<()> {
+    let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow::Error::new(error).context(path))?;
+    let zeros = PerCpuValues::try_from(vec![[0; 2]; cpus]).context("a counter of zero")?;
+    counters.set(counter, zeros, 0).context("resetting a counter")
+}
+
+/// Before a key is inserted into a hash map: leave the element of one that was just removed alone for long enough.
+fn wait(removed: &mut Option<Instant>) {
+    if let Some(removed) = removed.take() {
+        std::thread::sleep(REUSE_PAUSE.saturating_sub(removed.elapsed()));
+    }
+}
+
+fn prefix_of(key: &Key<TrustedData>) -> Result<Prefix> {
+    let length = key.prefix_len().checked_sub(TRUSTED_FAMILY_BITS).context("a prefix of no family")?;
+    let [f0, f1, f2, f3, address @ ..] = key.data();
+    let family = if u32::from_ne_bytes([f0, f1, f2, f3]) == 4 { Family::V4 } else { Family::V6 };
+    ensure!(length <= 8 * family.address_len() as u32, "a prefix with {length} bits");
+    Ok(Prefix { address: Address::from_v6(address).ip(family), length: length as u8 })
+}
+
+fn trie_key(prefix: Prefix) -> Key<TrustedData> {
     let family = family_of(&prefix.address);
     Key::new(TRUSTED_FAMILY_BITS + u32::from(prefix.length), trusted_data(prefix.address.into(), family))
 }
@@ -115,7 +159,12 @@ impl Store for KernelMaps {
             log2_backends: self.backends.entries().ilog2(),
             log2_slots: (self.slots.entries() * lb_common::maps::SLOTS_PER_WORD).ilog2(),
             next_hops: self.next_hops.entries(),
-            counters: self.counters.len(),
+            counters: self.counter_entries,
+            log2_pods: self.pods.pods.entries().ilog2(),
+            log2_pod_cells: self.pods.cells.entries().ilog2(),
+            pod_counters: self.pods.counter_entries,
+            pod_devices: self.pods.device_entries,
+            replies: self.pods.replies(),
         }
     }
 
@@ -133,10 +182,7 @@ impl Store for KernelMaps {
     }
 
     fn insert_service(&mut self, key: ServiceKey, id: ServiceId) -> Result<()> {
-        if let Some(removed) = self.removed {
-            std::thread::sleep(REUSE_PAUSE.saturating_sub(removed.elapsed()));
-            self.removed = None;
-        }
+        wait(&mut self.removed);
         self.services.insert(key.to_words(), id, 0).context("adding a service: raise maps.services?")
     }
 
@@ -200,11 +246,14 @@ impl Store for KernelMaps {
     }
 
     fn hash_keys(&self) -> Result<HashKeys> {
-        Ok(HashKeys(self.settings.get(&0, 0).context("reading the settings")?))
+        let [keys @ .., _mss] = self.settings.get(&0, 0).context("reading the settings")?;
+        Ok(HashKeys(keys))
     }
 
     fn set_hash_keys(&mut self, keys: &HashKeys) -> Result<()> {
-        self.settings.set(0, keys.0, 0).context("writing the settings")
+        let mut settings = self.settings.get(&0, 0).context("reading the settings")?;
+        settings[..keys.0.len()].copy_from_slice(&keys.0);
+        self.settings.set(0, settings, 0).context("writing the settings")
     }
 
     fn tunnel_addresses(&self) -> Result<Vec<IpAddr>> {
@@ -222,24 +271,18 @@ impl Store for KernelMaps {
         let mut prefixes = BTreeSet::new();
         for key in self.trusted.keys() {
             let key = key.context("reading the trusted sources")?;
-            let length = key.prefix_len().checked_sub(TRUSTED_FAMILY_BITS).context("a trusted source of no family")?;
-            let [f0, f1, f2, f3, address @ ..] = key.data();
-            let family = if u32::from_ne_bytes([f0, f1, f2, f3]) == 4 { Family::V4 } else { Family::V6 };
-            ensure!(length <= 8 * family.address_len() as u32, "a trusted source with {length} bits");
-            prefixes.insert(Prefix { address: Address::from_v6(address).ip(family), length: length as u8 });
+            prefixes.insert(prefix_of(&key).context("a trusted source")?);
         }
         Ok(prefixes.into_iter().collect())
     }
 
     fn set_trusted(&mut self, prefix: Prefix, present: bool) -> Result<()> {
-        let key = trusted_key(prefix);
+        let key = trie_key(prefix);
         let done = if present { self.trusted.insert(&key, 1, 0) } else { self.trusted.remove(&key) };
         done.with_context(|| format!("trusted source {}/{}", prefix.address, prefix.length))
     }
 
     fn reset_counter(&mut self, counter: u32) -> Result<()> {
-        let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow::Error::new(error).context(path))?;
-        let zeros = PerCpuValues::try_from(vec![[0; 2]; cpus]).context("a counter of zero")?;
-        self.counters.set(counter, zeros, 0).context("resetting a counter")
+        reset(&mut self.counters, counter)
     }
 }

@@ -40,15 +40,16 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Open the datapath that is pinned under a path, or make a new one.
+    /// Open the datapath that is pinned under a path, or make a new one: for a host with `pods`, which is a node, or for
+    /// another.
     ///
     /// # Errors
     /// No right to use BPF, no BPF filesystem, or pins that do not fit the configuration.
-    pub fn open(sizes: &MapSizes, pin_path: &Path, debug: bool) -> Result<Self> {
+    pub fn open(sizes: &MapSizes, pods: bool, pin_path: &Path, debug: bool) -> Result<Self> {
         let pins = Pins::new(pin_path);
         pins.prepare()?;
-        check_pins(&pins, sizes)?;
-        let mut object = object::load(sizes, Some(&pins.maps()), debug)?;
+        check_pins(&pins, sizes, pods)?;
+        let mut object = object::load(sizes, pods, Some(&pins.maps()), debug)?;
         let (tables, notes) = Tables::adopt(KernelMaps::new(&mut object)?, std::time::Instant::now())?;
         for note in notes {
             tracing::warn!("what another agent left does not hold together: {note}");
@@ -76,8 +77,8 @@ pub fn check_rights() -> Result<()> {
 }
 
 /// Maps are reused with no check by the kernel: compare their sizes with the configuration's.
-fn check_pins(pins: &Pins, sizes: &MapSizes) -> Result<()> {
-    let wanted = object::map_entries(sizes);
+fn check_pins(pins: &Pins, sizes: &MapSizes, pods: bool) -> Result<()> {
+    let wanted = object::map_entries(sizes, pods);
     for pin in pins.all_maps()? {
         let info = MapData::from_pin(&pin).and_then(|map| map.info());
         let info =
@@ -86,10 +87,11 @@ fn check_pins(pins: &Pins, sizes: &MapSizes) -> Result<()> {
         let want = wanted.iter().find(|(map, _)| *map == name);
         if let Some((_, entries)) = want
             && info.max_entries() != *entries
+            && !(info.max_entries() > *entries && object::may_be_larger(&name, pods))
         {
             bail!(
-                "{} holds {} entries, and the configuration's maps ask for {entries}: set them back, or `beeline detach` \
-                 (forwarding stops) and start again",
+                "{} holds {} entries, and the configuration's maps and roles ask for {entries}: set them back, or \
+                 `beeline detach` (forwarding stops) and start again",
                 pin.display(),
                 info.max_entries()
             );

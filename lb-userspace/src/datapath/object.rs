@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::ProgramArray;
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
-use lb_common::maps::SLOW_STAGE;
+use lb_common::maps::{SLOTS_PER_WORD, SLOTS_UNIT, SLOW_STAGE};
 
 use crate::config::MapSizes;
 
@@ -24,13 +24,15 @@ pub enum Program {
     EdgeNode,
     /// The edge's longer way, for the two with an edge in them.
     Slow,
+    /// The node's longer way, for the two with a node in them.
+    NodeSlow,
     /// Passes everything: the other end of a veth pair in a test bed.
     Pass,
 }
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Edge, Self::Node, Self::EdgeNode, Self::Slow, Self::Pass];
+    pub const ALL: [Self; 6] = [Self::Edge, Self::Node, Self::EdgeNode, Self::Slow, Self::NodeSlow, Self::Pass];
 
     /// The program's name in the object.
     #[must_use]
@@ -40,6 +42,7 @@ impl Program {
             Self::Node => "beeline_node",
             Self::EdgeNode => "beeline_edge_node",
             Self::Slow => "beeline_slow",
+            Self::NodeSlow => "beeline_node_slow",
             Self::Pass => "beeline_pass",
         }
     }
@@ -56,28 +59,63 @@ impl Program {
     }
 }
 
-/// Names of the maps and the number of entries that a configuration asks for.
+/// Names of the maps and the number of entries that a configuration asks for. On a host without `pods`, which is no
+/// node, the maps for them are as small as can be.
 #[must_use]
-pub fn map_entries(sizes: &MapSizes) -> [(&'static str, u32); 7] {
+pub fn map_entries(sizes: &MapSizes, pods: bool) -> [(&'static str, u32); 17] {
     // Room to write a service's new backends beside its old ones, each region rounded up to a power of two.
     let backends = (sizes.backends.max(64).saturating_mul(2)).next_power_of_two();
+    let of_node = |entries: u32, least: u32| if pods { entries.max(least) } else { least };
+    let replies = of_node(sizes.services.saturating_mul(2), 64);
     [
         ("SERVICES", sizes.services.saturating_mul(2).max(64)),
         ("SERVICE_WORDS", sizes.services.max(64)),
-        ("SLOTS", sizes.slots.next_power_of_two() / lb_common::maps::SLOTS_PER_WORD),
+        ("SLOTS", sizes.slots.next_power_of_two() / SLOTS_PER_WORD),
         ("BACKENDS", backends),
         ("NEXT_HOPS", sizes.backends.max(64).next_power_of_two().min(1 << 16)),
         ("BACKEND_COUNTERS", sizes.backends.max(64)),
         ("FRAGMENTS", 16_384),
+        // A word for each service on every host: it says that its packets are the host's.
+        ("POD_WORDS", sizes.services.max(64)),
+        // 8 bytes a slot: a node's table has at most 1024.
+        ("POD_CELLS", of_node(1 << (sizes.slots / 2).max(1).ilog2(), SLOTS_UNIT)),
+        ("PODS", of_node(backends.min(MAX_PODS), 1)),
+        ("POD_COUNTERS", of_node(sizes.backends.min(MAX_PODS / 2), 1)),
+        ("POD_DEVICES", of_node(4096, 1)),
+        ("RECORDS", of_node(sizes.flows, 64)),
+        ("REPLIES", replies),
+        ("REPLY_WORDS", replies),
+        ("REPLY_TARGETS", replies),
+        ("REPLY_COUNTERS", replies),
     ]
 }
 
-/// Load the object. Maps are found or made under `pins`, if given.
+/// Most entries for the pods of one node, each of 64 bytes: kubelets take 110 pods unless told otherwise.
+const MAX_PODS: u32 = 1 << 17;
+
+/// Whether a map may hold more than this host asks for: those for pods, on a host that is no node any more.
+#[must_use]
+pub fn may_be_larger(name: &str, pods: bool) -> bool {
+    const OF_NODES: [&str; 9] = [
+        "POD_CELLS",
+        "PODS",
+        "POD_COUNTERS",
+        "POD_DEVICES",
+        "RECORDS",
+        "REPLIES",
+        "REPLY_WORDS",
+        "REPLY_TARGETS",
+        "REPLY_COUNTERS",
+    ];
+    !pods && OF_NODES.contains(&name)
+}
+
+/// Load the object. Maps are found or made under `pins`, if given; for `pods` as [`map_entries`] says.
 ///
 /// # Errors
 /// The kernel refuses the object or a map: not root, no BPF, or maps pinned with other sizes.
-pub fn load(sizes: &MapSizes, pins: Option<&Path>, debug: bool) -> Result<Ebpf> {
-    let entries = map_entries(sizes);
+pub fn load(sizes: &MapSizes, pods: bool, pins: Option<&Path>, debug: bool) -> Result<Ebpf> {
+    let entries = map_entries(sizes, pods);
     let debug = u32::from(debug);
     let frags = u32::from(kernel_has_frags());
     let mut loader = EbpfLoader::new();
@@ -101,7 +139,7 @@ pub fn load(sizes: &MapSizes, pins: Option<&Path>, debug: bool) -> Result<Ebpf> 
 }
 
 /// Every map of the object that is pinned.
-pub const MAPS: [&str; 15] = [
+pub const MAPS: [&str; 28] = [
     "PREFILTER",
     "SERVICES",
     "SERVICE_WORDS",
@@ -117,6 +155,19 @@ pub const MAPS: [&str; 15] = [
     "DEVICES",
     "STAGES",
     "TRACE",
+    "POD_WORDS",
+    "POD_CELLS",
+    "PODS",
+    "POD_DEVICES",
+    "POD_COUNTERS",
+    "INTERNAL",
+    "RECORDS",
+    "REPLIES",
+    "REPLY_WORDS",
+    "REPLY_TARGETS",
+    "REPLY_COUNTERS",
+    "RECORDED",
+    "ANSWERS",
 ];
 
 /// A program of the object, verified and loaded.

@@ -6,6 +6,10 @@ use std::net::IpAddr;
 
 use crate::model::Prefix;
 
+mod pods;
+
+pub use pods::PodStore;
+
 /// How many of everything fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
@@ -34,7 +38,7 @@ pub struct Capacity {
 /// A place for everything that programs read.
 ///
 /// Indices are within the [`Capacity`]; whoever calls has seen to it.
-pub trait Store {
+pub trait Store: PodStore {
     /// How many of everything fit.
     fn capacity(&self) -> Capacity;
 

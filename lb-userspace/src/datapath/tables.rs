@@ -7,18 +7,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use lb_common::address::family_of;
 use lb_common::flow::HashKeys;
-use lb_common::maps::{NextHop, SLOTS_UNIT, ServiceId, ServiceKey, ServiceWord, VIP_MARK, prefilter};
+use lb_common::maps::{NextHop, PodWord, ReplyId, SLOTS_UNIT, ServiceId, ServiceKey, ServiceWord, prefilter};
 use lb_common::table::region::Regions;
 
 use super::build::Builder;
 use super::quarantine::{Numbers, Quarantine};
 use super::store::Store;
-use crate::model::{Prefix, key_address};
-use crate::plan::{Actual, BackendSpec, ReplyKey, ReplySpec, ServiceSpec, Step};
-use contents::{installed_backends, word_of};
+use crate::model::{PodKey, Prefix};
+use crate::plan::{Actual, ServiceSpec, Step};
+use pods::Pods;
+use replies::Replies;
+
+pub use pods::InstalledPod;
 
 /// A power-of-two region: its base in the units of its allocator, and the log2 of its size in slots or entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +30,13 @@ pub(super) struct Region {
     pub(super) log2: u32,
 }
 
-/// Where a service's slots and backends lie.
+/// Where a service's slots and the entries of its backends lie, or those of its pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Regioned {
     /// Its base counts [`SLOTS_UNIT`]s.
     pub(super) slots: Region,
     /// Its base counts entries.
-    pub(super) backends: Region,
+    pub(super) entries: Region,
 }
 
 /// A backend of an installed service, as status and metrics want it.
@@ -57,13 +60,37 @@ pub struct Installed {
     /// Its backends, by address, in the order of their places.
     pub backends: BTreeMap<IpAddr, InstalledBackend>,
     pub(super) regions: Option<Regioned>,
+    /// Its pods on this host, by address and port, in the order of their places.
+    pub pods: BTreeMap<PodKey, InstalledPod>,
+    pub(super) pod_regions: Option<Regioned>,
+    /// Whether the slots were picked by another hash when they were written: they tell nothing of who had which flow.
+    pub(super) rehashed: bool,
 }
 
 impl Installed {
+    /// A service with neither backends nor pods.
+    pub(super) const fn empty(id: ServiceId) -> Self {
+        Self {
+            id,
+            spec: None,
+            backends: BTreeMap::new(),
+            regions: None,
+            pods: BTreeMap::new(),
+            pod_regions: None,
+            rehashed: false,
+        }
+    }
+
     /// The index of its first backend; `None` without a table.
     #[must_use]
     pub fn first_backend(&self) -> Option<u32> {
-        self.regions.map(|regions| regions.backends.base)
+        self.regions.map(|regions| regions.entries.base)
+    }
+
+    /// The index of its first pod; `None` without one.
+    #[must_use]
+    pub fn first_pod(&self) -> Option<u32> {
+        self.pod_regions.map(|regions| regions.entries.base)
     }
 }
 
@@ -75,6 +102,12 @@ pub(super) enum Freed {
     Backends(Region),
     Counter(u32),
     NextHop(u32),
+    PodSlots(Region),
+    Pods(Region),
+    PodCounter(u32),
+    PodDevice(u32),
+    Reply(ReplyId),
+    ReplyTarget(u32),
 }
 
 /// How full the maps are.
@@ -88,6 +121,16 @@ pub struct Fill {
     pub slots: u64,
     /// Next hops.
     pub next_hops: u64,
+    /// Entries of pods, regions rounded up.
+    pub pods: u64,
+    /// Slots of nodes' tables.
+    pub pod_slots: u64,
+    /// Devices that lead to pods.
+    pub pod_devices: u64,
+    /// Pods' ports whose replies are rewritten.
+    pub replies: u64,
+    /// Internal networks.
+    pub internal_networks: u64,
     /// Tables built since the agent started.
     pub tables_built: u64,
 }
@@ -108,6 +151,8 @@ pub struct Tables<S> {
     pub(super) hops: Numbers,
     pub(super) slots: Regions,
     pub(super) backends: Regions,
+    pub(super) pods: Pods,
+    pub(super) replies: Replies,
     pub(super) freed: Quarantine<Freed>,
     builder: Builder,
 }
@@ -131,6 +176,8 @@ impl<S: Store> Tables<S> {
             hops: Numbers::new(1, capacity.next_hops),
             slots: Regions::new(capacity.log2_slots, SLOTS_UNIT.ilog2()),
             backends: Regions::new(capacity.log2_backends, 0),
+            pods: Pods::new(capacity),
+            replies: Replies::new(capacity),
             freed: Quarantine::default(),
             builder: Builder::default(),
         }
@@ -157,9 +204,9 @@ impl<S: Store> Tables<S> {
             next_hops: &self.next_hops,
             tunnel_addresses: &self.tunnel_addresses,
             trusted: &self.trusted,
-            internal: &NO_INTERNAL,
-            replies: &NO_REPLIES,
-            mss: Some([0; 2]),
+            internal: &self.replies.internal,
+            replies: &self.replies.there,
+            mss: self.replies.mss,
         }
     }
 
@@ -171,22 +218,31 @@ impl<S: Store> Tables<S> {
             backends: u64::from(self.backends.used_units()),
             slots: u64::from(self.slots.used_units()) * u64::from(SLOTS_UNIT),
             next_hops: self.hop_numbers.len() as u64,
+            pods: self.pods.entries_used(),
+            pod_slots: self.pods.slots_used(),
+            pod_devices: self.pods.devices_used(),
+            replies: self.replies.there.len() as u64,
+            internal_networks: self.replies.internal.len() as u64,
             tables_built: self.builder.built(),
         }
     }
 
-    /// When something will come out of quarantine.
+    /// When something will come out of quarantine, or a service's former pods are to be forgotten.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
-        self.freed.due()
+        [self.freed.due(), self.pods.due()].into_iter().flatten().min()
     }
 
-    /// Take back what has waited long enough.
+    /// Take back what has waited long enough, and forget the former pods of services that changed long enough ago.
     pub fn release(&mut self, now: Instant) {
+        self.forget_formers(now);
         while let Some(freed) = self.freed.pop(now) {
             match freed {
                 Freed::Service(id) => {
                     self.store.set_word(id, ServiceWord::EMPTY);
+                    if !self.store.pod_word(id).is_host() {
+                        self.store.set_pod_word(id, PodWord::HOST);
+                    }
                     self.ids.give(id);
                 }
                 Freed::Counter(counter) => self.counters.give(counter),
@@ -198,13 +254,12 @@ impl<S: Store> Tables<S> {
                 Freed::Backends(Region { base, log2 }) => {
                     let _ = self.backends.free(base, log2);
                 }
+                Freed::PodSlots(_) | Freed::Pods(_) | Freed::PodCounter(_) | Freed::PodDevice(_) => {
+                    self.pods.take_back(freed);
+                }
+                Freed::Reply(_) | Freed::ReplyTarget(_) => self.replies.take_back(freed),
             }
         }
-    }
-
-    fn free_regions(&mut self, Regioned { slots, backends }: Regioned) {
-        let _ = self.slots.free(slots.base, slots.log2);
-        let _ = self.backends.free(backends.base, backends.log2);
     }
 
     /// Carry out one step.
@@ -240,11 +295,11 @@ impl<S: Store> Tables<S> {
             }
             Step::PutService(key, spec) => self.put_service(*key, spec, now),
             Step::RemoveService(key) => self.remove_service(*key, now),
-            Step::SetMss(_)
-            | Step::AddInternal(..)
-            | Step::RemoveInternal(_)
-            | Step::PutReply(..)
-            | Step::RemoveReply(_) => bail!("{NO_PODS}"),
+            Step::SetMss(mss) => self.set_mss(*mss),
+            Step::AddInternal(prefix, own_pod) => self.add_internal(*prefix, *own_pod),
+            Step::RemoveInternal(prefix) => self.remove_internal(*prefix),
+            Step::PutReply(key, spec) => self.put_reply(*key, *spec, now),
+            Step::RemoveReply(key) => self.remove_reply(*key, now),
         }
     }
 
@@ -252,155 +307,13 @@ impl<S: Store> Tables<S> {
         let keys = HashKeys::from_seed(seed);
         if self.store.hash_keys()? != keys {
             self.store.set_hash_keys(&keys)?;
+            self.installed.values_mut().for_each(|there| there.rehashed = true);
         }
         if self.seed.replace(seed) != Some(seed) {
             // Their tables are another seed's: each is to be compared, now or once there is room for it.
             self.installed.values_mut().for_each(|there| there.spec = None);
         }
         Ok(())
-    }
-
-    fn put_service(&mut self, key: ServiceKey, spec: &ServiceSpec, now: Instant) -> Result<()> {
-        if spec.backends.len() > lb_common::maps::MAX_BACKENDS_PER_SERVICE {
-            bail!("{} backends are more than the {} of a service", spec.backends.len(), 1 << 16);
-        }
-        let Some(seed) = self.seed else {
-            bail!("the keys of the flow hash are not written yet: no table can be built")
-        };
-        if spec.pods.is_some() {
-            bail!("{NO_PODS}");
-        }
-        if self.installed.get(&key).is_some_and(|there| there.spec.as_ref() == Some(spec)) {
-            return Ok(());
-        }
-        let table = self.builder.table(seed, spec)?;
-        if self.is_installed(&key, spec, table.as_deref()) {
-            if let Some(there) = self.installed.get_mut(&key) {
-                there.spec = Some(spec.clone());
-            }
-            return Ok(());
-        }
-        let before = self.installed.get(&key).cloned();
-        let counters = self.counters_for(spec, before.as_ref())?;
-        match self.write_service(key, spec, &counters, table.as_deref(), before.as_ref()) {
-            Ok(new) => {
-                if let Some(there) = before {
-                    self.retire(&there, &new.backends, now);
-                }
-                self.installed.insert(key, new);
-                Ok(())
-            }
-            Err(error) => {
-                self.give_new_counters(&counters, before.as_ref());
-                Err(error)
-            }
-        }
-    }
-
-    /// Write a service where no packet looks, then let packets look there. What was taken is given back if that fails.
-    fn write_service(
-        &mut self,
-        key: ServiceKey,
-        spec: &ServiceSpec,
-        counters: &BTreeMap<IpAddr, u32>,
-        table: Option<&[u16]>,
-        before: Option<&Installed>,
-    ) -> Result<Installed> {
-        let regions = match table {
-            Some(table) => Some(self.write_regions(spec, counters, table)?),
-            None => None,
-        };
-        let word = regions.map_or(ServiceWord::EMPTY, |regions| word_of(&regions, spec));
-        let id = match before {
-            Some(there) => {
-                self.store.set_word(there.id, word);
-                there.id
-            }
-            None => self.write_key(key, word).inspect_err(|_| {
-                // No key led there: no packet can follow it.
-                if let Some(regions) = regions {
-                    self.free_regions(regions);
-                }
-            })?,
-        };
-        let hop = |address: &IpAddr, backend: &BackendSpec| match regions {
-            Some(_) => self.hop_for(address, backend),
-            None => 0,
-        };
-        let backends = installed_backends(spec, counters, table, hop);
-        Ok(Installed { id, spec: Some(spec.clone()), backends, regions })
-    }
-
-    /// Give a new service an id, and let packets find it.
-    fn write_key(&mut self, key: ServiceKey, word: ServiceWord) -> Result<ServiceId> {
-        let id = self.ids.take().ok_or_else(|| full("services", "services", self.store.capacity().services))?;
-        self.store.set_word(id, word);
-        self.show_service(key, id).inspect_err(|_| {
-            self.store.set_word(id, ServiceWord::EMPTY);
-            self.ids.give(id);
-        })?;
-        Ok(id)
-    }
-
-    /// Let packets find a new service: the prefilter's bit, the mark of its VIP, then its key.
-    fn show_service(&mut self, key: ServiceKey, id: ServiceId) -> Result<()> {
-        let first = !self.has_vip(&key);
-        self.use_prefilter(key_address(&key));
-        let shown = self.insert_keys(key, id, first);
-        if shown.is_err() {
-            self.unuse_prefilter(key_address(&key));
-        }
-        shown
-    }
-
-    fn insert_keys(&mut self, key: ServiceKey, id: ServiceId, first: bool) -> Result<()> {
-        let vip = ServiceKey::vip(key.address(), key.family());
-        if first {
-            self.store.insert_service(vip, VIP_MARK)?;
-        }
-        self.store.insert_service(key, id).inspect_err(|_| {
-            if first {
-                // The mark alone does no harm, and whoever adopts the maps removes it: the first error says more.
-                let _ = self.store.remove_service(vip);
-            }
-        })
-    }
-
-    /// Whether a service has the same VIP.
-    pub(super) fn has_vip(&self, key: &ServiceKey) -> bool {
-        // Keys are ordered by address first; the same words may be an IPv4 and an IPv6 address.
-        let from = ServiceKey::from_words([key.to_words()[0], key.to_words()[1], 0]);
-        let same = self.installed.range(from..).map(|(other, _)| other);
-        same.take_while(|other| other.address() == key.address()).any(|other| other.family() == key.family())
-    }
-
-    fn remove_service(&mut self, key: ServiceKey, now: Instant) -> Result<()> {
-        if !self.installed.contains_key(&key) {
-            return Ok(());
-        }
-        self.store.remove_service(key)?;
-        let Some(there) = self.installed.remove(&key) else { return Ok(()) };
-        let last = !self.has_vip(&key);
-        let unmarked =
-            if last { self.store.remove_service(ServiceKey::vip(key.address(), key.family())) } else { Ok(()) };
-        self.unuse_prefilter(key_address(&key));
-        // Its id first: the word at it is cleared before what the word points at is given out again.
-        self.freed.add(now, Freed::Service(there.id));
-        self.retire(&there, &BTreeMap::new(), now);
-        unmarked
-    }
-
-    /// Put what a service no longer uses into quarantine.
-    fn retire(&mut self, there: &Installed, kept: &BTreeMap<IpAddr, InstalledBackend>, now: Instant) {
-        if let Some(regions) = there.regions {
-            self.freed.add(now, Freed::Slots(regions.slots));
-            self.freed.add(now, Freed::Backends(regions.backends));
-        }
-        for (address, backend) in &there.backends {
-            if !kept.contains_key(address) {
-                self.freed.add(now, Freed::Counter(backend.counter));
-            }
-        }
     }
 
     pub(super) fn use_prefilter(&mut self, address: IpAddr) {
@@ -412,7 +325,7 @@ impl<S: Store> Tables<S> {
         }
     }
 
-    fn unuse_prefilter(&mut self, address: IpAddr) {
+    pub(super) fn unuse_prefilter(&mut self, address: IpAddr) {
         let (word, bit) = prefilter(address.into(), family_of(&address));
         let Some(users) = self.prefilter_users.get_mut(&(word, bit)) else { return };
         *users -= 1;
@@ -424,17 +337,16 @@ impl<S: Store> Tables<S> {
     }
 }
 
-/// Maps that have nothing for pods.
-static NO_INTERNAL: BTreeMap<Prefix, bool> = BTreeMap::new();
-static NO_REPLIES: BTreeMap<ReplyKey, ReplySpec> = BTreeMap::new();
-const NO_PODS: &str = "these maps cannot deliver to pods; write delivery: host";
-
 /// What does not fit, and the size of the configuration's `maps` that makes room for it.
 fn full(what: &str, size: &str, capacity: u32) -> anyhow::Error {
     anyhow!("no room for more {what}: the map holds {capacity}; raise maps.{size} and restart after `beeline detach`")
 }
 
 mod contents;
+mod devices;
 mod hops;
+mod pods;
+mod replies;
+mod services;
 #[cfg(test)]
 mod tests;

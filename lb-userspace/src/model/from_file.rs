@@ -95,8 +95,10 @@ fn nodes(configs: &[BackendConfig], port: &PortConfig) -> BTreeMap<IpAddr, Backe
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::config::parse;
+    use crate::config::{MssClamp, parse};
     use crate::model::key_address;
 
     fn from(services: &str) -> Desired {
@@ -152,6 +154,77 @@ mod tests {
              {address: 10.0.0.2, weight: 70, state: draining}]}\n",
         );
         assert_eq!(weights(&desired), [(50, 50), (70, 0)]);
+    }
+
+    #[test]
+    fn the_nodes_part_arrives() {
+        let desired = |node: &str| {
+            let text = format!(
+                "{{apiVersion: beeline.dev/v1, kind: Config, hashSeed: 7, transition: {{max: 2h}}, \
+                 node: {{trustedSources: [10.9.0.1]{node}}}}}"
+            );
+            desired(&parse(&text, "lb.yaml").unwrap_or_else(|errors| panic!("{errors}")))
+        };
+        let plain = desired("");
+        assert_eq!(plain.transition_max, Duration::from_secs(7200));
+        assert!(plain.internal_networks.is_empty() && !plain.direct_pod_access && !plain.nat_exemption);
+        assert_eq!(plain.mss_clamp, MssClamp::Auto);
+        let full = desired(
+            ", internalNetworks: [10.244.0.0/16, 10.244.0.0/16], directPodAccess: true, mssClamp: 1300, natExemption: true",
+        );
+        assert_eq!(full.internal_networks.len(), 1);
+        assert!(full.direct_pod_access && full.nat_exemption);
+        assert_eq!(full.mss_clamp, MssClamp::Bytes(1300));
+    }
+
+    /// Two ports on these nodes: 80 leads to 8080, and 443 to itself.
+    fn pods(backends: &str) -> Desired {
+        from(&format!(
+            "- {{name: web, address: 198.51.100.10, delivery: pod, \
+             ports: [{{port: 80, targetPort: 8080}}, {{port: 443}}], backends: [{backends}]}}\n"
+        ))
+    }
+
+    #[test]
+    fn pods_listen_where_they_or_the_port_say() {
+        let desired = pods(
+            "{address: 10.0.0.1, pods: [{address: 10.244.1.2, weight: 7}, \
+             {address: 10.244.1.3, port: 81, state: draining, recordFlows: true}]}",
+        );
+        let expected = [(80, 8080), (443, 443)];
+        for (port, target) in expected {
+            let (_, service) = desired.services.iter().find(|(key, _)| key.port() == port).expect("the port");
+            assert_eq!(service.delivery, Delivery::Pod);
+            let backend = &service.backends[&"10.0.0.1".parse().unwrap()];
+            let pod = |address: &str, port| PodKey { address: address.parse().unwrap(), port };
+            let expected = [
+                (pod("10.244.1.2", target), Pod { weight: 7, draining: false, record: false }),
+                (pod("10.244.1.3", 81), Pod { weight: 100, draining: true, record: true }),
+            ];
+            assert_eq!(backend.pods, expected.into());
+            assert_eq!((backend.rank, backend.share, backend.draining, backend.agent), (107, 7, false, true));
+        }
+    }
+
+    #[test]
+    fn a_node_is_its_pods_together() {
+        let pod = |number: u8, state: &str| format!("{{address: 10.244.1.{number}, weight: 30, state: {state}}}");
+        let node = |number: u8, fields: String| format!("{{address: 10.0.0.{number}, {fields}}}");
+        let (ready, draining) = (pod(1, "ready"), pod(2, "draining"));
+        let both = node(1, format!("pods: [{ready}, {draining}]"));
+        let empty = node(2, "pods: []".to_owned());
+        let drains = node(3, format!("pods: [{}]", pod(3, "draining")));
+        assert_eq!(weights(&pods(&[both, empty.clone(), drains.clone()].join(", "))), [(60, 30), (1, 0), (30, 0)]);
+        // A node that drains has no ready pod, whatever its pods say.
+        let drained = node(1, format!("state: draining, pods: [{ready}, {draining}]"));
+        let desired = pods(&[drained.clone(), empty, drains].join(", "));
+        assert_eq!(weights(&desired), [(60, 60), (1, 0), (30, 30)]);
+        let backends = &desired.services.values().next().expect("a service").backends;
+        assert!(backends[&"10.0.0.1".parse().unwrap()].pods.values().all(|pod| pod.draining));
+        let drain: Vec<_> = backends.values().map(|backend| backend.draining).collect();
+        assert_eq!(drain, [true, false, true]);
+        let other = node(4, format!("pods: [{}]", pod(4, "ready")));
+        assert_eq!(weights(&pods(&[drained, other].join(", "))), [(60, 0), (30, 30)]);
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::stream::{BoxStream, StreamExt as _};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
@@ -17,9 +18,10 @@ use rtnetlink::sys::{AsyncSocket as _, TokioSocket};
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::task::JoinSet;
 
-use super::Unreachable;
 use super::entries::{self, Entry, Key};
+use super::pods::PodRoute;
 use super::routes::{self, Answer};
+use super::{Unreachable, egress};
 
 /// What is watched. `RTNLGRP_NEXTHOP` is not: the kernel repeats what happens to a next-hop object as route messages
 /// (`net.ipv4.nexthop_compat_mode`), and what it does not repeat the periodic reading finds.
@@ -142,6 +144,52 @@ impl Kernel {
             .collect())
     }
 
+    /// What all bridges have learned.
+    pub(super) async fn forwarding(&self) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Bridge;
+        self.exchange(RouteNetlinkMessage::GetNeighbour(message), NLM_F_DUMP).await
+    }
+
+    /// The default routes of all tables.
+    pub(super) async fn default_routes(&self) -> Result<Vec<RouteMessage>, Error> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let keep = |message| match message {
+                RouteNetlinkMessage::NewRoute(route) if egress::is_default(&route) => Some(route),
+                _ => None,
+            };
+            routes.extend(self.collect(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP, keep).await?);
+        }
+        Ok(routes)
+    }
+
+    /// What the kernel's routing says of a pod.
+    ///
+    /// # Errors
+    ///
+    /// Only when the socket is closed; all else is an answer.
+    pub(super) async fn pod_route(&self, pod: IpAddr) -> Result<PodRoute, Error> {
+        let answer = self.route(pod).await?;
+        if !matches!(answer, Answer::Unicast(_)) {
+            return Ok(PodRoute { answer, length: 0 });
+        }
+        let entry = match self.exchange(RouteNetlinkMessage::GetRoute(routes::entry_question(pod)), 0).await {
+            Ok(messages) => messages,
+            Err(Error::Closed) => return Err(Error::Closed),
+            Err(Error::Refused(errno)) => return Ok(PodRoute { answer: routes::refusal(pod, errno), length: 0 }),
+            Err(Error::Silent) => return Ok(PodRoute { answer: lookup_failed(pod, "it did not answer"), length: 0 }),
+        };
+        Ok(match entry.first() {
+            Some(RouteNetlinkMessage::NewRoute(entry)) => {
+                PodRoute { answer, length: entry.header.destination_prefix_length }
+            }
+            _ => PodRoute { answer: lookup_failed(pod, "it answered without a route"), length: 0 },
+        })
+    }
+
     /// How the kernel would send to a destination.
     ///
     /// # Errors
@@ -202,6 +250,16 @@ impl Kernel {
 
     /// Sends a request and collects what comes back.
     async fn exchange(&self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        self.collect(message, flags, Some).await
+    }
+
+    /// Sends a request and collects of what comes back that which is to be kept.
+    async fn collect<T>(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        keep: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
         let mut replies = self.handle.clone().request(request).map_err(|_| Error::Closed)?;
@@ -209,7 +267,7 @@ impl Kernel {
             let mut messages = Vec::new();
             while let Some(reply) = replies.next().await {
                 match reply.payload {
-                    NetlinkPayload::InnerMessage(message) => messages.push(message),
+                    NetlinkPayload::InnerMessage(message) => messages.extend(keep(message)),
                     NetlinkPayload::Error(error) => {
                         return Err(Error::Refused(Errno::from_raw(error.raw_code().saturating_abs())));
                     }

@@ -14,11 +14,18 @@ pub struct Link {
     pub mtu: u32,
     /// Set up by the administrator, with or without carrier.
     pub enabled: bool,
+    /// Has carrier (`IFF_LOWER_UP`, which the kernel sets only on devices that are set up).
+    pub carrier: bool,
     /// Set up and with carrier.
     pub up: bool,
     /// The kernel's name for what it is (veth, vlan, bond, wireguard, …), else the kind of its link layer (ethernet,
     /// loopback, …).
     pub kind: String,
+    /// Id that this network namespace has for the one of its other end, of a veth or netkit, or of its lower device
+    /// (`IFLA_LINK_NETNSID`, Linux 4.0); `None` where that is in this namespace, or there is none.
+    pub namespace: Option<u32>,
+    /// Index of the device that it is a port of: a bridge, bond, VRF, …
+    pub master: Option<u32>,
 }
 
 /// Reads a link message: the interface's index, name and state.
@@ -32,6 +39,7 @@ pub(super) fn parse(message: &LinkMessage) -> Option<(u32, String, Link)> {
     }
     let ethernet = header.link_layer_type == LinkLayerType::Ether;
     let enabled = header.flags.contains(LinkFlags::Up);
+    let carrier = header.flags.contains(LinkFlags::LowerUp);
     let mut name = None;
     let mut mtu = None;
     let mut link = Link {
@@ -39,14 +47,20 @@ pub(super) fn parse(message: &LinkMessage) -> Option<(u32, String, Link)> {
         mac: None,
         mtu: 0,
         enabled,
-        up: enabled && header.flags.contains(LinkFlags::LowerUp),
+        carrier,
+        up: enabled && carrier,
         kind: layer_name(header.link_layer_type),
+        namespace: None,
+        master: None,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(value) => name = Some(value.clone()),
             LinkAttribute::Mtu(value) => mtu = Some(*value),
             LinkAttribute::Address(bytes) if ethernet => link.mac = bytes.as_slice().try_into().ok(),
+            // Negative: the other namespace has no id here.
+            LinkAttribute::LinkNetNsId(id) => link.namespace = u32::try_from(*id).ok(),
+            LinkAttribute::Controller(index) => link.master = Some(*index).filter(|index| *index != 0),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     if let LinkInfo::Kind(kind) = info {
@@ -100,10 +114,10 @@ pub(super) mod tests {
     fn a_device_without_carrier_is_enabled_but_not_up() {
         let (index, name, link) = parse(&message(4, "eth0", LinkLayerType::Ether, LinkFlags::Up)).unwrap();
         assert_eq!((index, name.as_str()), (4, "eth0"));
-        assert!(link.enabled && !link.up);
+        assert!(link.enabled && !link.carrier && !link.up);
         let flags = LinkFlags::Up | LinkFlags::LowerUp;
         let (_, _, link) = parse(&message(4, "eth0", LinkLayerType::Ether, flags)).unwrap();
-        assert!(link.enabled && link.up);
+        assert!(link.enabled && link.carrier && link.up);
         assert_eq!((link.mac, link.mtu, link.kind.as_str()), (Some([2, 0, 0, 0, 0, 4]), 1500, "ethernet"));
     }
 
@@ -115,6 +129,19 @@ pub(super) mod tests {
         assert_eq!((link.mac, link.kind.as_str()), (None, "wireguard"));
         let (_, _, link) = parse(&message(1, "lo", LinkLayerType::Loopback, LinkFlags::Up)).unwrap();
         assert_eq!(link.kind, "loopback");
+    }
+
+    #[test]
+    fn a_device_names_its_other_ends_namespace_and_its_master() {
+        let mut veth = message(7, "veth0", LinkLayerType::Ether, LinkFlags::Up);
+        let (_, _, link) = parse(&veth).unwrap();
+        assert_eq!((link.namespace, link.master), (None, None));
+        veth.attributes.extend([LinkAttribute::LinkNetNsId(3), LinkAttribute::Controller(9)]);
+        let (_, _, link) = parse(&veth).unwrap();
+        assert_eq!((link.namespace, link.master), (Some(3), Some(9)));
+        veth.attributes.push(LinkAttribute::LinkNetNsId(-1));
+        let (_, _, link) = parse(&veth).unwrap();
+        assert_eq!(link.namespace, None, "a namespace without an id cannot be named");
     }
 
     #[test]

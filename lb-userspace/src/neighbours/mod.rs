@@ -14,14 +14,19 @@
 //!
 //! Changes are followed by netlink's multicast messages; everything is read again every 30 s and after lost messages.
 //!
-//! The files: `links`, `addresses`, `routes`, `entries` and `tables` turn messages into state and decide, `resolve`
-//! merges, all without a kernel; `kernel` talks netlink; `watch` is the loop.
+//! Of a node's pods it finds the device that leads to each (`pods`), and of the host its uplinks (`egress`).
+//!
+//! The files: `links`, `addresses`, `routes`, `entries`, `forwarding` and `tables` turn messages into state and decide,
+//! `resolve` merges, all without a kernel; `kernel` talks netlink; `watch` is the loop.
 
 mod addresses;
+mod egress;
 mod entries;
+mod forwarding;
 mod kernel;
 mod links;
 mod path_mtu;
+mod pods;
 mod resolve;
 mod routes;
 mod tables;
@@ -37,6 +42,7 @@ use tokio::task::JoinHandle;
 
 pub use self::entries::ENTRY_PROTOCOL;
 pub use self::links::Link;
+pub use self::pods::{PodPath, PodUnreachable};
 pub use self::routes::Refusal;
 pub use self::unreachable::Unreachable;
 
@@ -80,11 +86,20 @@ pub enum Via {
 pub struct Snapshot {
     /// The way to each destination that was asked for. One that is missing has not been looked up yet.
     pub paths: BTreeMap<IpAddr, Resolution>,
+    /// The live local device that leads to each pod that was asked for, or why there is none. One that is missing has
+    /// not been looked up yet.
+    pub pods: BTreeMap<IpAddr, Result<PodPath, PodUnreachable>>,
+    /// Indexes of the devices that carry a default route, of either family and any table: replies to outside may leave
+    /// by them.
+    pub uplinks: BTreeSet<u32>,
     /// This host's interfaces, by name. One that is deleted and created again is back with another index.
     pub links: BTreeMap<String, Link>,
     /// All addresses of this host, on all interfaces.
     pub addresses: BTreeSet<IpAddr>,
 }
+
+/// Addresses that are asked for; other ones at any time.
+pub type Addresses = tokio::sync::watch::Receiver<BTreeSet<IpAddr>>;
 
 /// A watch that was started: where its snapshots come, and its task.
 pub type Watching = (tokio::sync::watch::Receiver<Arc<Snapshot>>, JoinHandle<anyhow::Result<()>>);
@@ -96,9 +111,11 @@ pub struct Neighbours;
 impl Neighbours {
     /// Starts to watch, in the network namespace of the calling thread.
     ///
+    /// `destinations` get a way there, `pods` of this host the device that leads to each; an address may be both.
+    ///
     /// The receiver's first value is empty; the first real snapshot follows in milliseconds, and a new one only when
     /// something differs. The task ends with `Ok` when `destinations` has no sender or the snapshot no receiver any
-    /// more, with an error when the netlink sockets fail. Managed entries stay when it ends: see [`release`].
+    /// more (a `pods` without one stays as it is), with an error when the netlink sockets fail. Managed entries stay when it ends: see [`release`].
     ///
     /// # Errors
     ///
@@ -107,14 +124,14 @@ impl Neighbours {
     /// # Panics
     ///
     /// Outside a tokio runtime with I/O and time enabled.
-    pub fn spawn(destinations: tokio::sync::watch::Receiver<BTreeSet<IpAddr>>) -> anyhow::Result<Watching> {
+    pub fn spawn(destinations: Addresses, pods: Addresses) -> anyhow::Result<Watching> {
         let sockets = kernel::Sockets::open_watching().context("watching routes and neighbours")?;
         let path_mtu = path_mtu::PathMtu::open().unwrap_or_else(|error| {
             tracing::warn!("path MTUs towards backends are not learned from the network: {error:#}");
             path_mtu::PathMtu::without()
         });
         let (publisher, snapshots) = tokio::sync::watch::channel(Arc::default());
-        let task = tokio::spawn(watch::Watch::new(sockets, path_mtu, destinations, publisher).run());
+        let task = tokio::spawn(watch::Watch::new(sockets, path_mtu, destinations, pods, publisher).run());
         Ok((snapshots, task))
     }
 }

@@ -51,7 +51,8 @@ fn by_device(destination: IpAddr, route: &Route, tables: &Tables, wants: &BTreeM
     Ok(Path { via, source })
 }
 
-fn why_unresolved(neighbour: IpAddr, device: String, want: Option<&Want>) -> Unreachable {
+/// Why a neighbour has no MAC address yet.
+pub(super) fn why_unresolved(neighbour: IpAddr, device: String, want: Option<&Want>) -> Unreachable {
     match want {
         Some(Want { refused: Some(errno), .. }) => {
             Unreachable::NeighbourRefused { neighbour, device, reason: reason(*errno) }

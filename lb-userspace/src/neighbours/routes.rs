@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType, RouteVia,
+};
 use nix::errno::Errno;
 
 use super::Unreachable;
@@ -66,6 +68,14 @@ pub(super) fn question(destination: IpAddr) -> RouteMessage {
         IpAddr::V6(_) => (AddressFamily::Inet6, 128),
     };
     message.attributes.push(RouteAttribute::Destination(destination.into()));
+    message
+}
+
+/// The question for the entry of a routing table that counts for a destination (`RTM_F_FIB_MATCH`, Linux 4.13): only
+/// that answer has the length of the entry's prefix.
+pub(super) fn entry_question(destination: IpAddr) -> RouteMessage {
+    let mut message = question(destination);
+    message.header.flags = RouteFlags::FibMatch;
     message
 }
 

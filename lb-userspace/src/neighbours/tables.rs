@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::entries::{self, Entry};
 use super::links::Link;
-use super::{addresses, links, routes};
+use super::{addresses, forwarding, links, routes};
 
-/// Links, addresses and neighbours.
+/// Links, addresses, neighbours and what bridges have learned.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tables {
     /// Interfaces with their names, by index: names move between them.
@@ -19,6 +19,8 @@ pub(super) struct Tables {
     pub(super) addresses: BTreeMap<addresses::Key, addresses::Flags>,
     /// Neighbours, of all interfaces and both families.
     pub(super) neighbours: BTreeMap<entries::Key, Entry>,
+    /// The bridges' forwarding databases: the port of each MAC address.
+    pub(super) forwarding: BTreeMap<forwarding::Key, u32>,
 }
 
 /// What a message changed.
@@ -28,6 +30,11 @@ pub(super) enum Change {
     Nothing,
     /// A neighbour.
     Neighbour(entries::Key),
+    /// An interface or an address of it, and so perhaps the routes of all destinations: those by this interface, and
+    /// those that had none.
+    Device(u32),
+    /// The port of a MAC address on a bridge.
+    Forwarding(forwarding::Key),
     /// Perhaps the routes of these destinations.
     Routes(RangeInclusive<IpAddr>),
     /// Perhaps the routes of all destinations.
@@ -41,22 +48,34 @@ impl Tables {
         match message {
             // The kernel drops a device's IPv4 routes without a word when it goes down, so a link counts for all.
             M::NewLink(message) => match links::parse(message) {
-                Some((index, name, link)) => all_if(insert(&mut self.links, index, (name, link))),
+                Some((index, name, link)) => device_if(index, insert(&mut self.links, index, (name, link))),
                 None => Change::Nothing,
             },
             M::DelLink(message) => match links::parse(message) {
-                Some((index, ..)) => all_if(self.links.remove(&index).is_some()),
+                Some((index, ..)) => device_if(index, self.links.remove(&index).is_some()),
                 None => Change::Nothing,
             },
             // An address decides over sources, by its flags as well.
             M::NewAddress(message) => match addresses::parse(message) {
-                Some((key, flags)) => all_if(insert(&mut self.addresses, key, flags)),
+                Some((key, flags)) => device_if(key.0, insert(&mut self.addresses, key, flags)),
                 None => Change::Nothing,
             },
             M::DelAddress(message) => match addresses::parse(message) {
-                Some((key, _)) => all_if(self.addresses.remove(&key).is_some()),
+                Some((key, _)) => device_if(key.0, self.addresses.remove(&key).is_some()),
                 None => Change::Nothing,
             },
+            M::NewNeighbour(message) if message.header.family == AddressFamily::Bridge => {
+                match forwarding::parse(message) {
+                    Some((key, port)) if insert(&mut self.forwarding, key, port) => Change::Forwarding(key),
+                    _ => Change::Nothing,
+                }
+            }
+            M::DelNeighbour(message) if message.header.family == AddressFamily::Bridge => {
+                match forwarding::parse(message) {
+                    Some((key, _)) if self.forwarding.remove(&key).is_some() => Change::Forwarding(key),
+                    _ => Change::Nothing,
+                }
+            }
             M::NewNeighbour(message) => match entries::parse(message) {
                 Some((key, entry)) if insert(&mut self.neighbours, key, entry) => Change::Neighbour(key),
                 _ => Change::Nothing,
@@ -81,9 +100,19 @@ impl Tables {
         };
     }
 
+    /// The port behind which a bridge has last seen a MAC address, in whichever of its VLANs.
+    pub(super) fn port(&self, bridge: u32, mac: [u8; 6]) -> Option<u32> {
+        self.forwarding.range((bridge, mac, 0)..=(bridge, mac, u16::MAX)).next().map(|(_, port)| *port)
+    }
+
     /// The interfaces by name.
     pub(super) fn links_by_name(&self) -> BTreeMap<String, Link> {
         self.links.values().cloned().collect()
+    }
+
+    /// Whether an address is one of this host.
+    pub(super) fn has_address(&self, address: IpAddr) -> bool {
+        self.addresses.keys().any(|(_, own, _)| *own == address)
     }
 
     /// All addresses of this host.
@@ -92,8 +121,8 @@ impl Tables {
     }
 }
 
-fn all_if(changed: bool) -> Change {
-    if changed { Change::AllRoutes } else { Change::Nothing }
+fn device_if(index: u32, changed: bool) -> Change {
+    if changed { Change::Device(index) } else { Change::Nothing }
 }
 
 /// Puts a value in and says whether anything differs for it.
@@ -116,12 +145,12 @@ mod tests {
         let flags = LinkFlags::Up | LinkFlags::LowerUp;
         let mut tables = Tables::default();
         let first = link(4, "eth0", LinkLayerType::Ether, flags);
-        assert_eq!(tables.apply(&RouteNetlinkMessage::NewLink(first.clone())), Change::AllRoutes);
+        assert_eq!(tables.apply(&RouteNetlinkMessage::NewLink(first.clone())), Change::Device(4));
         assert_eq!(tables.apply(&RouteNetlinkMessage::NewLink(first.clone())), Change::Nothing);
-        assert_eq!(tables.apply(&RouteNetlinkMessage::DelLink(first)), Change::AllRoutes);
+        assert_eq!(tables.apply(&RouteNetlinkMessage::DelLink(first)), Change::Device(4));
         assert!(tables.links_by_name().is_empty());
         let second = link(9, "eth0", LinkLayerType::Ether, flags);
-        assert_eq!(tables.apply(&RouteNetlinkMessage::NewLink(second)), Change::AllRoutes);
+        assert_eq!(tables.apply(&RouteNetlinkMessage::NewLink(second)), Change::Device(9));
         assert_eq!(tables.links_by_name()["eth0"].index, 9);
     }
 
@@ -138,6 +167,23 @@ mod tests {
         assert_eq!(tables.apply(&RouteNetlinkMessage::NewNeighbour(message.clone())), Change::Neighbour(key));
         assert_eq!(tables.apply(&RouteNetlinkMessage::DelNeighbour(message.clone())), Change::Neighbour(key));
         assert_eq!(tables.apply(&RouteNetlinkMessage::DelNeighbour(message)), Change::Nothing);
+    }
+
+    #[test]
+    fn a_bridge_tells_the_port_of_a_mac() {
+        let learned = |port| RouteNetlinkMessage::NewNeighbour(forwarding::tests::message(port, [2, 0, 0, 0, 0, 1]));
+        let mut tables = Tables::default();
+        let key = (20, [2, 0, 0, 0, 0, 1], 0);
+        assert_eq!(tables.apply(&learned(5)), Change::Forwarding(key));
+        assert_eq!(tables.apply(&learned(5)), Change::Nothing);
+        assert_eq!(tables.port(20, [2, 0, 0, 0, 0, 1]), Some(5));
+        assert_eq!(tables.apply(&learned(6)), Change::Forwarding(key), "it moved");
+        assert_eq!(tables.port(20, [2, 0, 0, 0, 0, 1]), Some(6));
+        assert_eq!((tables.port(20, [2, 0, 0, 0, 0, 2]), tables.port(21, [2, 0, 0, 0, 0, 1])), (None, None));
+        let aged = RouteNetlinkMessage::DelNeighbour(forwarding::tests::message(6, [2, 0, 0, 0, 0, 1]));
+        assert_eq!(tables.apply(&aged), Change::Forwarding(key));
+        assert_eq!(tables.apply(&aged), Change::Nothing);
+        assert!(tables.neighbours.is_empty());
     }
 
     #[test]

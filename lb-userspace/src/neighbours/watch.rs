@@ -12,12 +12,14 @@ use nix::errno::Errno;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::egress::Uplinks;
 use super::entries::{Entry, Key, Support, Want};
 use super::kernel::{Error, Event, Sockets};
 use super::path_mtu::PathMtu;
+use super::pods::{Pods, View};
 use super::routes::Answer;
 use super::tables::{Change, Tables};
-use super::{Snapshot, resolve};
+use super::{Addresses, Snapshot, resolve};
 
 /// From the first message of a burst until it is acted upon.
 const SETTLE: Duration = Duration::from_millis(8);
@@ -50,7 +52,9 @@ struct Dirty {
 pub(super) struct Watch {
     sockets: Sockets,
     path_mtu: PathMtu,
-    wanted: watch::Receiver<BTreeSet<IpAddr>>,
+    wanted: Addresses,
+    pods: Pods,
+    uplinks: Uplinks,
     publisher: watch::Sender<Arc<Snapshot>>,
     tables: Tables,
     answers: BTreeMap<IpAddr, Answer>,
@@ -66,13 +70,16 @@ impl Watch {
     pub(super) fn new(
         sockets: Sockets,
         path_mtu: PathMtu,
-        wanted: watch::Receiver<BTreeSet<IpAddr>>,
+        wanted: Addresses,
+        pods: Addresses,
         publisher: watch::Sender<Arc<Snapshot>>,
     ) -> Self {
         Self {
             sockets,
             path_mtu,
             wanted,
+            pods: Pods::new(pods),
+            uplinks: Uplinks::default(),
             publisher,
             tables: Tables::default(),
             answers: BTreeMap::new(),
@@ -105,6 +112,7 @@ impl Watch {
                     }
                     act_at = Some(Instant::now());
                 }
+                () = self.pods.changed() => act_at = Some(Instant::now()),
                 () = self.path_mtu.news() => {
                     // It says which path, but the kernel knows better what it made of it.
                     self.dirty.routes = true;
@@ -137,21 +145,23 @@ impl Watch {
             self.dirty.everything = true;
             return true;
         };
-        match self.tables.apply(&message) {
-            Change::Nothing => return false,
-            Change::AllRoutes => self.dirty.routes = true,
+        let change = self.tables.apply(&message);
+        let matters = self.pods.note(&change, &self.tables) | self.uplinks.note(&change);
+        match change {
+            Change::Nothing | Change::Forwarding(_) => return matters,
+            Change::AllRoutes | Change::Device(_) => self.dirty.routes = true,
             Change::Neighbour(key) => match self.wants.get_mut(&key) {
                 Some(want) => {
                     if let Some(entry) = self.tables.neighbours.get(&key) {
                         want.observe(entry);
                     }
                 }
-                None => return false,
+                None => return matters,
             },
             Change::Routes(range) => {
                 let before = self.dirty.destinations.len();
                 self.dirty.destinations.extend(self.wanted.borrow().range(range));
-                return self.dirty.destinations.len() > before;
+                return matters || self.dirty.destinations.len() > before;
             }
         }
         true
@@ -162,6 +172,8 @@ impl Watch {
     async fn act(&mut self) -> anyhow::Result<Option<Instant>> {
         let dirty = std::mem::take(&mut self.dirty);
         if dirty.everything {
+            self.pods.doubt_all();
+            self.uplinks.doubt();
             match self.read_tables().await {
                 Ok(()) => {}
                 Err(error @ Error::Closed) => return Err(error).context("reading links, addresses and neighbours"),
@@ -173,10 +185,12 @@ impl Watch {
             }
         }
         self.look_up_routes(&dirty).await.context("looking up routes")?;
+        self.pods.look_up(&self.sockets.kernel).await.context("looking up pods")?;
+        self.uplinks.read(&self.sockets.kernel).await.context("reading default routes")?;
         self.revise_wants().await;
         self.ask_for_neighbours().await.context("asking for neighbours")?;
         self.publish();
-        Ok(self.questions().map(|(_, at)| at).min())
+        Ok(self.questions().map(|(_, at)| at).chain(self.uplinks.due(Instant::now())).min())
     }
 
     /// Reads all tables. Messages that are still queued repeat older news, and end with the newest.
@@ -185,6 +199,7 @@ impl Watch {
         let mut messages = kernel.links().await?;
         messages.extend(kernel.addresses().await?);
         messages.extend(kernel.neighbours().await?.into_iter().map(RouteNetlinkMessage::NewNeighbour));
+        messages.extend(kernel.forwarding().await?);
         self.tables = Tables::default();
         for message in &messages {
             self.tables.apply(message);
@@ -218,10 +233,12 @@ impl Watch {
 
     /// Finds which neighbours are needed now, and lets go of the others.
     async fn revise_wants(&mut self) {
+        let view = View { tables: &self.tables, wants: &self.wants, uplinks: &self.uplinks.devices };
         let keys: BTreeSet<Key> = self
             .answers
             .iter()
             .filter_map(|(destination, answer)| resolve::neighbour(*destination, answer, &self.tables))
+            .chain(self.pods.neighbours(view))
             .collect();
         let unwanted: Vec<Key> = self.wants.keys().filter(|key| !keys.contains(key)).copied().collect();
         for key in unwanted {
@@ -310,14 +327,18 @@ impl Watch {
     }
 
     /// Publishes what is known, if it differs from what was published last.
-    fn publish(&self) {
+    fn publish(&mut self) {
+        let view = View { tables: &self.tables, wants: &self.wants, uplinks: &self.uplinks.devices };
+        self.pods.find_seats(view);
+        let pods = self.pods.paths(view);
         let paths = self
             .answers
             .iter()
             .map(|(destination, answer)| (*destination, resolve::path(*destination, answer, &self.tables, &self.wants)))
             .collect();
         let links = self.tables.links_by_name();
-        let snapshot = Snapshot { paths, links, addresses: self.tables.host_addresses() };
+        let uplinks = self.uplinks.devices.clone();
+        let snapshot = Snapshot { paths, pods, uplinks, links, addresses: self.tables.host_addresses() };
         self.publisher.send_if_modified(|last| {
             let differs = **last != snapshot;
             if differs {

@@ -114,7 +114,7 @@ impl Simulator {
         let HostRoles { edge, node } = surroundings.roles;
         let program = Program::for_roles(edge, node).context("a role is needed: edge, node or both")?;
         let desired = model::from_file::desired(config);
-        let mut object = object::load(&sizes(config, &desired), None, true)?;
+        let mut object = object::load(&sizes(config, &desired), node, None, true)?;
         let mut tables = Tables::new(KernelMaps::new(&mut object)?);
         let wanted = surroundings.wanted(&desired);
         for step in plan::steps(&tables.actual(), &wanted) {
@@ -188,12 +188,17 @@ const XDP_REDIRECT: u32 = 4;
 /// Maps just large enough: a configuration for a large host is not to cost a large host's memory here.
 fn sizes(config: &Config, desired: &Desired) -> MapSizes {
     let services = desired.services.len() as u32;
-    let backends: usize = desired.services.values().map(|service| service.backends.len().next_power_of_two()).sum();
+    let of = |service: &model::Service| service.backends.values().map(|backend| backend.pods.len()).sum::<usize>();
+    let pods: usize = desired.services.values().map(of).sum();
+    let entries = |service: &model::Service| service.backends.len().max(of(service)).next_power_of_two();
+    let backends: usize = desired.services.values().map(entries).sum();
     let slots: u64 = desired.services.values().map(|service| u64::from(service.slots)).sum();
     MapSizes {
-        services: services.max(1),
+        // Each pod may have replies of its own.
+        services: services.max(pods as u32).max(1),
         backends: (backends as u32).max(1),
-        slots: u32::try_from(slots.next_power_of_two()).unwrap_or(config.maps.slots).max(64),
-        flows: config.maps.flows,
+        // A node's tables are in a map of half as many.
+        slots: u32::try_from(2 * slots.next_power_of_two()).unwrap_or(config.maps.slots).max(64),
+        flows: config.maps.flows.min(4096),
     }
 }

@@ -5,7 +5,9 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+
+use super::Service;
 
 /// One agent's configuration. Writes itself as YAML.
 #[derive(Debug, Clone)]
@@ -20,6 +22,8 @@ pub struct Config {
     pub edge: Option<Edge>,
     /// The node role.
     pub node: Option<Node>,
+    /// Recorded flows that fit, where it is not the default.
+    pub flows: Option<u32>,
     /// What is balanced.
     pub services: Vec<Service>,
 }
@@ -42,43 +46,14 @@ pub struct Node {
     pub interfaces: Vec<String>,
     /// Addresses and prefixes of edges.
     pub trusted_sources: Vec<String>,
-}
-
-/// A service.
-#[derive(Debug, Clone)]
-pub struct Service {
-    /// Unique name.
-    pub name: String,
-    /// The VIP.
-    pub address: IpAddr,
-    /// Its ports.
-    pub ports: Vec<Port>,
-    /// Slots of its table; a power of two.
-    pub slots: u32,
-    /// Where its packets go.
-    pub backends: Vec<Backend>,
-}
-
-/// A port of a service.
-#[derive(Debug, Clone)]
-pub struct Port {
-    /// Name, where it has one.
-    pub name: Option<String>,
-    /// `TCP` or `UDP`.
-    pub protocol: &'static str,
-    /// Port number, 0 for all.
-    pub port: u16,
-}
-
-/// A backend of a service.
-#[derive(Debug, Clone)]
-pub struct Backend {
-    /// Where its packets are sent to.
-    pub address: IpAddr,
-    /// Its rank.
-    pub weight: u32,
-    /// Owns no slots any more.
-    pub draining: bool,
+    /// Addresses of pods, nodes and Services: replies to them stay as they are.
+    pub internal_networks: Vec<String>,
+    /// Clients outside talk to pods by the pods' own addresses too.
+    pub direct_pod_access: bool,
+    /// `auto`, `off` or bytes, where it is not the default.
+    pub mss_clamp: Option<String>,
+    /// Keep the pods' replies out of the node's NAT.
+    pub nat_exemption: bool,
 }
 
 impl Config {
@@ -90,6 +65,7 @@ impl Config {
             metrics: "127.0.0.1:9469".to_owned(),
             edge: None,
             node: None,
+            flows: None,
             services: Vec::new(),
         }
     }
@@ -104,6 +80,14 @@ impl Config {
         fs::rename(&new, path).with_context(|| format!("cannot replace {}", path.display()))
     }
 
+    /// The service `name`.
+    ///
+    /// # Errors
+    /// There is no such service.
+    pub fn service(&mut self, name: &str) -> Result<&mut Service> {
+        self.services.iter_mut().find(|service| service.name == name).with_context(|| format!("no service {name}"))
+    }
+
     /// Sets the state of the backend `address` in every service.
     pub fn drain(&mut self, address: IpAddr, draining: bool) {
         for backend in self.services.iter_mut().flat_map(|service| &mut service.backends) {
@@ -112,26 +96,30 @@ impl Config {
             }
         }
     }
-}
 
-impl Service {
-    /// A service at `address` with one unnamed port.
-    pub fn new(name: &str, address: IpAddr, protocol: &'static str, port: u16, backends: &[IpAddr]) -> Self {
-        let backend = |address: &IpAddr| Backend { address: *address, weight: 100, draining: false };
-        Self {
-            name: name.to_owned(),
-            address,
-            ports: vec![Port { name: None, protocol, port }],
-            slots: 4096,
-            backends: backends.iter().map(backend).collect(),
-        }
+    /// Sets the state of the pod `address` in every service that has it.
+    ///
+    /// # Errors
+    /// No service has it.
+    pub fn drain_pod(&mut self, address: IpAddr, draining: bool) -> Result<()> {
+        self.each_with_pod(address, |service| service.drain_pod(address, draining))
     }
 
-    /// Adds an unnamed port.
-    #[must_use]
-    pub fn port(mut self, protocol: &'static str, port: u16) -> Self {
-        self.ports.push(Port { name: None, protocol, port });
-        self
+    /// Takes the pod `address` out of every service that has it.
+    ///
+    /// # Errors
+    /// No service has it.
+    pub fn remove_pod(&mut self, address: IpAddr) -> Result<()> {
+        self.each_with_pod(address, |service| service.remove_pod(address))
+    }
+
+    fn each_with_pod(&mut self, address: IpAddr, change: impl Fn(&mut Service) -> Result<()>) -> Result<()> {
+        let changed =
+            self.services.iter_mut().filter_map(|service| service.pod(address).is_ok().then(|| change(service)));
+        match changed.collect::<Result<Vec<()>>>()?.len() {
+            0 => bail!("no service has the pod {address}"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -152,25 +140,32 @@ impl Display for Config {
             }
         }
         if let Some(node) = &self.node {
-            writeln!(f, "node:\n  interfaces: {}", list(&node.interfaces))?;
-            writeln!(f, "  trustedSources: {}", list(&node.trusted_sources))?;
+            write!(f, "{node}")?;
+        }
+        if let Some(flows) = self.flows {
+            writeln!(f, "maps: {{flows: {flows}}}")?;
         }
         writeln!(f, "services:{}", if self.services.is_empty() { " []" } else { "" })?;
         self.services.iter().try_for_each(|service| write!(f, "{service}"))
     }
 }
 
-impl Display for Service {
+impl Display for Node {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "- name: {}\n  address: \"{}\"\n  slots: {}\n  ports:", self.name, self.address, self.slots)?;
-        for Port { name, protocol, port } in &self.ports {
-            let name = name.as_ref().map(|name| format!("name: {name}, ")).unwrap_or_default();
-            writeln!(f, "  - {{{name}protocol: {protocol}, port: {port}, targetPort: {port}}}")?;
+        let Self { interfaces, trusted_sources, internal_networks, direct_pod_access, mss_clamp, nat_exemption } = self;
+        writeln!(f, "node:\n  interfaces: {}", list(interfaces))?;
+        writeln!(f, "  trustedSources: {}", list(trusted_sources))?;
+        if !internal_networks.is_empty() {
+            writeln!(f, "  internalNetworks: {}", list(internal_networks))?;
         }
-        writeln!(f, "  delivery: host\n  backends:{}", if self.backends.is_empty() { " []" } else { "" })?;
-        for Backend { address, weight, draining } in &self.backends {
-            let state = if *draining { ", state: draining" } else { "" };
-            writeln!(f, "  - {{address: \"{address}\", weight: {weight}{state}}}")?;
+        if *direct_pod_access {
+            writeln!(f, "  directPodAccess: true")?;
+        }
+        if let Some(clamp) = mss_clamp {
+            writeln!(f, "  mssClamp: {clamp}")?;
+        }
+        if *nat_exemption {
+            writeln!(f, "  natExemption: true")?;
         }
         Ok(())
     }

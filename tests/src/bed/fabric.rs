@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Result, bail};
 
-use super::{Agent, Bed, Beeline, Config, Edge, Host, Node, Service, WebServer};
+use super::{Agent, Bed, Beeline, Config, Edge, Host, Node, Pod, PodServer, Service, WebServer};
 
 /// The edges' segment, IPv4.
 pub const UNDERLAY_V4: &str = "10.50.0.0/24";
@@ -36,17 +36,31 @@ pub struct Shape {
     pub clients: u8,
     /// Each node on a segment of its own, so that the way from an edge to it leads through the router.
     pub routed: bool,
+    /// MTU of the link before a router of each node's own; only where [`Shape::routed`]. 0 for no such router.
+    pub hop_mtu: u32,
+    /// Number of pods on each node. Where it is not 0, nodes forward for pods and hold no VIPs.
+    pub pods: u8,
+    /// The node (from 0) whose pods hang on a bridge; those of all others have a route each.
+    pub bridge: Option<u8>,
+}
+
+impl Shape {
+    /// One edge, two nodes, two addresses for the client.
+    pub const PLAIN: Self = Self { edges: 1, nodes: 2, clients: 2, routed: false, hop_mtu: 0, pods: 0, bridge: None };
+
+    /// As [`Shape::PLAIN`], with two pods on each node, those of the second on a bridge.
+    pub const PODS: Self = Self { pods: 2, bridge: Some(1), ..Self::PLAIN };
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { edges: 1, nodes: 2, clients: 2, routed: false }
+        Self::PLAIN
     }
 }
 
 /// The network, built. Devices: `eth0` on every host, at the router one named as the host behind it.
 pub struct Fabric {
-    shape: Shape,
+    pub(super) shape: Shape,
     /// Where requests come from.
     pub client: Host,
     /// Between clients, edges and nodes.
@@ -55,6 +69,10 @@ pub struct Fabric {
     pub edges: Vec<Host>,
     /// Serve.
     pub nodes: Vec<Host>,
+    /// The pods, those of the first node first.
+    pub pods: Vec<Pod>,
+    /// The routers of the nodes' own, where [`Shape::hop_mtu`] asks for them.
+    pub hops: Vec<Host>,
 }
 
 impl Fabric {
@@ -69,29 +87,38 @@ impl Fabric {
     pub const BRANCH: [IpAddr; 2] =
         [IpAddr::V4(Ipv4Addr::new(10, 61, 0, 2)), IpAddr::V6(Ipv6Addr::new(0xfd61, 0, 0, 0, 0, 0, 0, 2))];
 
-    /// Builds hosts, links and routes; VIPs lead to all edges, and every node holds [`Fabric::VIPS`]. Nothing runs on
-    /// them yet.
+    /// Builds hosts, links and routes; VIPs lead to all edges. Every node holds [`Fabric::VIPS`], or has pods. Nothing
+    /// runs on them yet.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses, or the shape contradicts itself.
     pub fn build(bed: &Bed, shape: Shape) -> Result<Self> {
         let hosts = |name: &str, count: u8| -> Result<Vec<Host>> {
             (1..=count).map(|index| bed.host(&format!("{name}{index}"))).collect()
         };
         let (edges, nodes) = (hosts("edge", shape.edges)?, hosts("node", shape.nodes)?);
-        let fabric = Self { shape, client: bed.host("client")?, router: bed.host("router")?, edges, nodes };
+        let (client, router) = (bed.host("client")?, bed.host("router")?);
+        let mut fabric = Self { shape, client, router, edges, nodes, pods: Vec::new(), hops: Vec::new() };
         fabric.build_router()?;
         fabric.build_client()?;
         for (index, edge) in (1..).zip(&fabric.edges) {
             fabric.join_segment(edge, &[format!("10.50.0.1{index}/24"), format!("fd50::1{index}/64")])?;
         }
-        for (index, node) in (1..).zip(&fabric.nodes) {
-            if shape.routed {
-                fabric.join_routed(node, index)?;
-            } else {
-                fabric.join_segment(node, &[format!("10.50.0.2{index}/24"), format!("fd50::2{index}/64")])?;
+        for (index, node) in (1..).zip(fabric.nodes.clone()) {
+            match (shape.routed, shape.hop_mtu) {
+                (true, 0) => fabric.join_routed(&node, index)?,
+                (true, mtu) => fabric.join_behind_hop(bed, &node, index, mtu)?,
+                (false, 0) => {
+                    fabric.join_segment(&node, &[format!("10.50.0.2{index}/24"), format!("fd50::2{index}/64")])?;
+                }
+                (false, _) => bail!("a hop before each node, but the nodes are not routed"),
             }
-            Self::hold_vips(node, &Self::VIPS)?;
+            if shape.pods == 0 {
+                Self::hold_vips(&node, &Self::VIPS)?;
+            }
+        }
+        if shape.pods > 0 {
+            fabric.build_pods(bed)?;
         }
         fabric.lead_vips_to(&fabric.edges.iter().map(Host::name).collect::<Vec<_>>())?;
         Ok(fabric)
@@ -131,9 +158,14 @@ impl Fabric {
     }
 
     fn join_routed(&self, host: &Host, index: u8) -> Result<()> {
-        let (v4, v6) = (format!("10.50.2{index}"), format!("fd50:2{index}:"));
         self.router.cable(host.name(), host, "eth0")?;
-        self.router.addresses(host.name(), &[format!("{v4}.1/24"), format!("{v6}:1/64")])?;
+        Self::address_routed(&self.router, host, index)
+    }
+
+    /// Addresses of the link between `router` and a node on a segment of its own, whose default route it is.
+    pub(super) fn address_routed(router: &Host, host: &Host, index: u8) -> Result<()> {
+        let (v4, v6) = (format!("10.50.2{index}"), format!("fd50:2{index}:"));
+        router.addresses(host.name(), &[format!("{v4}.1/24"), format!("{v6}:1/64")])?;
         host.addresses("eth0", &[format!("{v4}.2/24"), format!("{v6}:2/64")])?;
         host.ip(&[format!("route add default via {v4}.1"), format!("route add default via {v6}:1")])
     }
@@ -230,34 +262,20 @@ impl Fabric {
         (1..=self.shape.edges).map(address).collect()
     }
 
-    /// Adds a host behind a second router and a link of the given MTU, narrower than its own: only by ICMP errors do
-    /// both ends learn of it. Its addresses are [`Fabric::BRANCH`].
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn branch(&self, bed: &Bed, mtu: u32) -> Result<Host> {
-        let (branch, access) = (bed.host("branch")?, bed.host("access")?);
-        access.forward()?;
-        self.router.cable("access", &access, "trunk")?;
-        access.cable("branch", &branch, "eth0")?;
-        self.router.addresses("access", &["10.62.0.1/24", "fd62::1/64"])?;
-        access.addresses("trunk", &["10.62.0.2/24", "fd62::2/64"])?;
-        access.addresses("branch", &["10.61.0.1/24", "fd61::1/64"])?;
-        branch.addresses("eth0", &["10.61.0.2/24", "fd61::2/64"])?;
-        branch.ip(&["route add default via 10.61.0.1", "route add default via fd61::1"])?;
-        access.ip(&["route add default via 10.62.0.1", "route add default via fd62::1"])?;
-        self.router.ip(&["route add 10.61.0.0/24 via 10.62.0.2", "route add fd61::/64 via fd62::2"])?;
-        self.router.ip(&[format!("link set access mtu {mtu}")])?;
-        access.ip(&[format!("link set trunk mtu {mtu}")])?;
-        Ok(branch)
-    }
-
     /// Starts nginx on every node.
     ///
     /// # Errors
     /// As [`WebServer::start`].
     pub fn serve(&self, bed: &Bed) -> Result<Vec<WebServer>> {
         self.nodes.iter().map(|node| WebServer::start(bed, node)).collect()
+    }
+
+    /// Starts nginx and UDP in every pod.
+    ///
+    /// # Errors
+    /// As [`PodServer::start`].
+    pub fn serve_pods(&self, bed: &Bed) -> Result<Vec<PodServer>> {
+        self.pods.iter().map(|pod| pod.serve(bed)).collect()
     }
 
     /// HTTP on both VIPs, tunnelled in the family of the VIP.
@@ -279,10 +297,11 @@ impl Fabric {
         Config { edge: Some(edge), services: services.to_vec(), ..Config::new(host.name()) }
     }
 
-    /// The configuration of a node, which trusts the edges' segment.
+    /// The configuration of a node, which trusts the edges' segment, and where there are pods knows what is internal.
     pub fn node_config(&self, host: &Host, services: &[Service]) -> Config {
         let trusted_sources = vec![UNDERLAY_V4.to_owned(), UNDERLAY_V6.to_owned()];
-        let node = Node { interfaces: vec!["eth0".to_owned()], trusted_sources };
+        let (interfaces, internal_networks) = (vec!["eth0".to_owned()], self.internal_networks());
+        let node = Node { interfaces, trusted_sources, internal_networks, ..Node::default() };
         Config { node: Some(node), services: services.to_vec(), ..Config::new(host.name()) }
     }
 
@@ -293,6 +312,9 @@ impl Fabric {
     pub fn start_agents(&self, bed: &Bed, beeline: &Beeline, services: &[Service]) -> Result<Agents> {
         let ports: Vec<&str> = self.edges.iter().chain(&self.nodes).map(Host::name).collect();
         beeline.pass_program(&self.router, &ports)?;
+        for (hop, node) in self.hops.iter().zip(&self.nodes) {
+            beeline.pass_program(hop, &[node.name()])?;
+        }
         let nodes = self.start_nodes(bed, beeline, services)?;
         let edges = self.edges.iter().map(|host| beeline.start(bed, host, &self.edge_config(host, services)));
         let mut edges = edges.collect::<Result<Vec<_>>>()?;

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::sockopt::{ReuseAddr, SendTimeout};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
@@ -49,13 +49,26 @@ pub struct Connection {
 /// # Errors
 /// Nobody answers in time, or the connection is refused: with both addresses.
 pub fn connect(source: IpAddr, to: SocketAddr, timeout: Duration) -> Result<TcpStream> {
+    connect_from(SocketAddr::new(source, 0), to, timeout)
+}
+
+/// As [`connect`], from a port of the caller's choice (0 for any), which may serve for several connections to
+/// different addresses.
+///
+/// # Errors
+/// As [`connect`], or the port is taken.
+pub fn connect_from(source: SocketAddr, to: SocketAddr, timeout: Duration) -> Result<TcpStream> {
     let context = || format!("connecting from {source} to {to}");
     let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let descriptor = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).with_context(context)?;
     // connect(2) honours the time limit for sending.
     let limit = TimeVal::milliseconds(i64::try_from(timeout.as_millis()).context("a time limit beyond i64")?);
     setsockopt(&descriptor, SendTimeout, &limit).with_context(context)?;
-    bind(descriptor.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0))).with_context(context)?;
+    if source.port() != 0 {
+        // Not where the kernel chooses the port: it would give one that is in use already, if to elsewhere.
+        setsockopt(&descriptor, ReuseAddr, &true).with_context(context)?;
+    }
+    bind(descriptor.as_raw_fd(), &SockaddrStorage::from(source)).with_context(context)?;
     nix::sys::socket::connect(descriptor.as_raw_fd(), &SockaddrStorage::from(to)).with_context(context)?;
     let stream = TcpStream::from(descriptor);
     stream.set_read_timeout(Some(timeout))?;
@@ -78,7 +91,15 @@ impl Connection {
     /// # Errors
     /// As [`connect`].
     pub fn open(source: IpAddr, to: SocketAddr, timeout: Duration) -> Result<Self> {
-        Ok(Self { reader: BufReader::new(connect(source, to, timeout)?), to })
+        Self::open_from(SocketAddr::new(source, 0), to, timeout)
+    }
+
+    /// Opens a connection from a port of the caller's choice: see [`connect_from`].
+    ///
+    /// # Errors
+    /// As [`connect_from`].
+    pub fn open_from(source: SocketAddr, to: SocketAddr, timeout: Duration) -> Result<Self> {
+        Ok(Self { reader: BufReader::new(connect_from(source, to, timeout)?), to })
     }
 
     /// The client's own address and port.

@@ -9,12 +9,18 @@
 //! Root only. A bed sends no packet outside of the namespaces that it made.
 
 mod agent;
+mod bulk;
 mod config;
 mod fabric;
+mod hops;
 mod host;
 mod http;
+mod pod_server;
+mod pods;
+pub mod policies;
 mod process;
 mod rig;
+mod service;
 mod traffic;
 mod udp;
 mod wait;
@@ -31,14 +37,18 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 pub use agent::{Agent, Beeline};
-pub use config::{Backend, Config, Edge, Node, Port, Service};
+pub use bulk::{BULK, Bulk};
+pub use config::{Config, Edge, Node};
 pub use fabric::{Agents, Fabric, Shape, UNDERLAY_V4, UNDERLAY_V6};
 pub use host::Host;
-pub use http::{Connection, Response, connect, get};
+pub use http::{Connection, Response, connect, connect_from, get};
+pub use pod_server::PodServer;
+pub use pods::{POD_HTTP, POD_NETWORK_V4, POD_NETWORK_V6, POD_UDP, Pod, SERVICE_UDP};
 pub use process::Process;
 pub use rig::Rig;
+pub use service::{Backend, Delivery, PodEntry, Port, Service};
 pub use traffic::{Fared, LongConnections, Outcome, Served, Traffic, ask};
-pub use udp::{UdpEcho, echo};
+pub use udp::{Said, UdpEcho, ask_name, echo};
 pub use wait::{eventually, holds};
 pub use web::{Hit, WebServer};
 

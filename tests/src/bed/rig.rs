@@ -5,14 +5,16 @@ use std::net::IpAddr;
 
 use anyhow::{Result, bail};
 
-use super::{Agents, Bed, Beeline, Fabric, Service, Shape, WebServer, ask};
+use super::{Agents, Bed, Beeline, Fabric, PodServer, Service, Shape, WebServer, ask};
 
-/// nginx on every node, an agent on every node and edge. Goes down in the order of the fields.
+/// nginx on every node, or in every pod where there are pods, an agent on every node and edge. Goes down in the order of the fields.
 pub struct Rig {
     /// The agents, all ready.
     pub agents: Agents,
-    /// nginx of each node, in order.
+    /// nginx of each node, in order; none where there are pods.
     pub servers: Vec<WebServer>,
+    /// What runs in each pod, in the order of [`Fabric::pods`].
+    pub pods: Vec<PodServer>,
     /// The hosts.
     pub fabric: Fabric,
     /// The binary.
@@ -39,20 +41,22 @@ impl Rig {
         services: impl FnOnce(&Fabric) -> Vec<Service>,
     ) -> Result<Self> {
         let fabric = Fabric::build(bed, shape)?;
-        let servers = fabric.serve(bed)?;
+        let pods = fabric.serve_pods(bed)?;
+        let servers = if pods.is_empty() { fabric.serve(bed)? } else { Vec::new() };
         let agents = fabric.start_agents(bed, beeline, &services(&fabric))?;
-        Ok(Self { agents, servers, fabric, beeline: beeline.clone() })
+        Ok(Self { agents, servers, pods, fabric, beeline: beeline.clone() })
     }
 
     /// The process ids of all that was started.
     pub fn pids(&mut self) -> Vec<u32> {
         let agents = self.agents.all().map(|agent| agent.process().pid());
-        agents.chain(self.servers.iter_mut().map(|server| server.process().pid())).collect()
+        let servers = self.servers.iter_mut().chain(self.pods.iter_mut().map(|pod| &mut pod.web));
+        agents.chain(servers.map(|server| server.process().pid())).collect()
     }
 }
 
 impl Fabric {
-    /// Sends `each` requests for every pair of client address and VIP; returns the nodes that answered.
+    /// Sends `each` requests for every pair of client address and VIP; returns the nodes, or pods, that answered.
     ///
     /// # Errors
     /// At the first answer that is missing, or shows that nginx saw another client.

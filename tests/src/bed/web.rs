@@ -17,6 +17,8 @@ const START: Duration = Duration::from_secs(10);
 pub struct Hit {
     /// Whom nginx took for the client.
     pub client: IpAddr,
+    /// The client's port.
+    pub client_port: u16,
     /// The address that the client asked.
     pub server: IpAddr,
     /// Method, path and protocol.
@@ -25,9 +27,10 @@ pub struct Hit {
     pub status: u16,
 }
 
-/// A running nginx: `/` names the host (header `x-node`) and the client that it saw (header `x-client`); `/files/`
-/// takes PUT and GET.
+/// A running nginx: `/` names the host (header `x-node`) and the client that it saw (headers `x-client` and
+/// `x-client-port`); `/files/` takes PUT and GET.
 pub struct WebServer {
+    name: String,
     process: Process,
     folder: PathBuf,
 }
@@ -38,22 +41,31 @@ impl WebServer {
     /// # Errors
     /// nginx is missing or does not answer on the loopback: with its log.
     pub fn start(bed: &Bed, host: &Host) -> Result<Self> {
+        Self::start_on(bed, host, 80)
+    }
+
+    /// As [`WebServer::start`], on another port.
+    ///
+    /// # Errors
+    /// As [`WebServer::start`].
+    pub fn start_on(bed: &Bed, host: &Host, port: u16) -> Result<Self> {
         let name = host.name();
-        let folder = bed.folder(&format!("{name}-nginx"))?;
+        let folder = bed.folder(&format!("{name}-nginx-{port}"))?;
         fs::create_dir(folder.join("files"))?;
         let root = folder.display();
         let configuration = format!(
             r#"daemon off; master_process off; user root; pid {root}/nginx.pid; error_log stderr warn;
 events {{ worker_connections 4096; }}
 http {{
-  log_format bed '$remote_addr $server_addr $status $request';
+  log_format bed '$remote_addr $remote_port $server_addr $status $request';
   access_log {root}/access.log bed;
   client_body_temp_path {root}/body; proxy_temp_path {root}/proxy; fastcgi_temp_path {root}/fastcgi;
   uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi;
-  client_max_body_size 64m; keepalive_requests 1000000; keepalive_timeout 1h; lingering_close off;
+  client_max_body_size 1g; keepalive_requests 1000000; keepalive_timeout 1h; lingering_close off;
   server {{
-    listen 80 backlog=4096; listen [::]:80 ipv6only=on backlog=4096;
+    listen {port} backlog=4096; listen [::]:{port} ipv6only=on backlog=4096;
     add_header X-Node {name} always; add_header X-Client $remote_addr always;
+    add_header X-Client-Port $remote_port always;
     location / {{ return 200 "{name} saw $remote_addr at $server_addr\n"; }}
     location /files/ {{ root {root}; dav_methods PUT; }}
   }}
@@ -63,14 +75,19 @@ http {{
         let path = folder.join("nginx.conf");
         fs::write(&path, configuration).with_context(|| format!("cannot write {root}/nginx.conf"))?;
         let argv = ["nginx", "-p", &root.to_string(), "-e", "stderr", "-c", &path.display().to_string()];
-        let mut process = host.spawn("nginx", &argv)?;
+        let mut process = host.spawn(&format!("nginx-{port}"), &argv)?;
         eventually("nginx to answer", START, || {
             if let Some(status) = process.ended()? {
                 anyhow::bail!("nginx on {name} ended ({status}): {}", process.log()?);
             }
-            host.within(|| get([127, 0, 0, 1].into(), ([127, 0, 0, 1], 80).into(), "/", START))
+            host.within(|| get([127, 0, 0, 1].into(), ([127, 0, 0, 1], port).into(), "/", START))
         })?;
-        Ok(Self { process, folder })
+        Ok(Self { name: name.to_owned(), process, folder })
+    }
+
+    /// The host that it runs on, as its answers say.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The running nginx.
@@ -105,10 +122,11 @@ http {{
 
 fn parse_hit(line: &str) -> Result<Hit> {
     let not_ours = || format!("not a line of the bed's log format: {line:?}");
-    let mut words = line.splitn(4, ' ');
+    let mut words = line.splitn(5, ' ');
     let mut word = || words.next().with_context(not_ours);
     Ok(Hit {
         client: word()?.parse().with_context(not_ours)?,
+        client_port: word()?.parse().with_context(not_ours)?,
         server: word()?.parse().with_context(not_ours)?,
         status: word()?.parse().with_context(not_ours)?,
         request: word()?.to_owned(),

@@ -4,7 +4,7 @@ use anyhow::Result;
 use beeline_tests::bed::{Bed, Beeline, Fabric, Rig, Shape};
 
 /// Two edges, three nodes with nginx, a client with four addresses in each family.
-const SHAPE: Shape = Shape { edges: 2, nodes: 3, clients: 4, routed: false };
+const SHAPE: Shape = Shape { edges: 2, nodes: 3, clients: 4, ..Shape::PLAIN };
 
 /// What the lab looks like.
 pub(super) const PICTURE: &str = r"

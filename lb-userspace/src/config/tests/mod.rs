@@ -3,6 +3,7 @@
 mod accepted;
 mod documentation;
 mod mutated;
+mod pods;
 mod refused;
 mod refused_services;
 

@@ -81,7 +81,7 @@ fn names() {
 
 #[test]
 fn addresses() {
-    let needs = "a VIP or a backend needs a unicast address that is routed";
+    let needs = "a VIP, a backend or a pod needs a unicast address that is routed";
     for (address, why) in [
         ("10.0.0", "is not an IP address".to_owned()),
         ("10.0.0.01", "is not an IP address".to_owned()),
@@ -125,7 +125,7 @@ fn ports() {
         (
             &with_port("{port: 80, targetPort: 8080}"),
             "services[0].ports[0].targetPort: 8080 is not the port, 80: delivery host hands packets on unchanged; use the \
-             same port, or delivery: pod when a release supports it",
+             same port, or delivery: pod",
         ),
         (
             &with_port("{port: 0, targetPort: 8080}"),
@@ -151,22 +151,11 @@ fn what_this_release_does_not_do() {
             &with("algorithm: maglev"),
             "services[0].algorithm: \"maglev\" is not supported by this release; write rendezvous",
         ),
-        (&with("delivery: pod"), "services[0].delivery: \"pod\" is not supported by this release; write host"),
         (
             &with("allow: [192.0.2.0/24]"),
             "services[0].allow: [192.0.2.0/24] is not supported by this release; write [], or filter before the edge",
         ),
-        (
-            &with_backend("{address: 10.0.0.1, pods: [{address: 10.244.0.1, port: 80}]}"),
-            "services[0].backends[0].pods: pods are not supported by this release; leave them out",
-        ),
     ]);
-}
-
-#[test]
-fn delivery_to_pods_is_no_reason_to_refuse_their_ports() {
-    let fields = "delivery: pod, address: 198.51.100.10, ports: [{port: 80, targetPort: 8080}], backends: []";
-    assert_service_refused(&[(fields, "services[0].delivery: \"pod\" is not supported by this release; write host")]);
 }
 
 #[test]
@@ -181,8 +170,8 @@ fn slots_and_weights() {
         ),
         (
             &with_backend("{address: 10.0.0.1, weight: 0}"),
-            "services[0].backends[0].weight: 0 is not a weight from 1 to 1000; write state: draining to give a backend no \
-             new flows",
+            "services[0].backends[0].weight: 0 is not a weight from 1 to 1000; write state: draining to give it no new \
+             flows",
         ),
         (
             &with_backend("{address: 10.0.0.1, state: down}"),

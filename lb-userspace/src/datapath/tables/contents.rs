@@ -6,18 +6,26 @@ use std::net::IpAddr;
 use anyhow::Result;
 use lb_common::address::Address;
 use lb_common::encap::constant_sum;
-use lb_common::maps::{BACKEND_AGENT, BACKEND_IPV6, Backend, Dispatch, SLOTS_UNIT, ServiceKey, ServiceWord};
+use lb_common::maps::{BACKEND_AGENT, BACKEND_IPV6, Backend, Dispatch, SLOTS_UNIT, ServiceWord};
 
 use super::{Installed, InstalledBackend, Region, Regioned, Tables, full};
 use crate::datapath::store::Store;
 use crate::plan::{BackendSpec, ServiceSpec};
 
+/// A service's backends as they were written and not yet shown to packets.
+pub(super) struct Backends {
+    pub(super) word: ServiceWord,
+    pub(super) regions: Option<Regioned>,
+    counters: BTreeMap<IpAddr, u32>,
+    pub(super) backends: BTreeMap<IpAddr, InstalledBackend>,
+}
+
 impl<S: Store> Tables<S> {
-    /// Whether exactly this is in the maps already, compared word for word where what was there is not known.
-    pub(super) fn is_installed(&self, key: &ServiceKey, spec: &ServiceSpec, table: Option<&[u16]>) -> bool {
-        let Some(there) = self.installed.get(key) else { return false };
-        if there.spec.is_some() {
-            return false;
+    /// Whether exactly these backends are in the maps already, compared word for word where what was there is not known.
+    pub(super) fn is_installed(&self, there: &Installed, spec: &ServiceSpec, table: Option<&[u16]>) -> bool {
+        if let Some(before) = &there.spec {
+            let same = before.algorithm == spec.algorithm && before.slots == spec.slots;
+            return same && before.source_affinity == spec.source_affinity && before.backends == spec.backends;
         }
         let word = self.store.word(there.id);
         let (Some(regions), Some(table)) = (there.regions, table) else {
@@ -25,15 +33,15 @@ impl<S: Store> Tables<S> {
             return table.is_none() && word.is_empty();
         };
         if !there.backends.keys().eq(spec.backends.keys())
-            || word != word_of(&regions, spec)
+            || word != word_of(&regions, spec.source_affinity)
             || 1usize << word.log2_slots() != table.len()
         {
             return false;
         }
         let same_backends = spec.backends.iter().enumerate().all(|(place, (address, backend))| {
-            let entry = self.store.backend(regions.backends.base + place as u32);
+            let entry = self.store.backend(regions.entries.base + place as u32);
             let next_hop = self.hop_for(address, backend);
-            let want = entry_of(address, backend, entry.counter, next_hop, regions.backends.log2);
+            let want = entry_of(address, backend, entry.counter, next_hop, regions.entries.log2);
             entry == want
         });
         let mut slots = vec![0; table.len()];
@@ -41,12 +49,44 @@ impl<S: Store> Tables<S> {
         same_backends && slots == table
     }
 
-    /// A counter for each backend: its own where it has one, a fresh one at zero else.
-    pub(super) fn counters_for(
+    /// Write a service's backends where no packet looks. What was taken is given back if that fails.
+    pub(super) fn write_backends(
         &mut self,
         spec: &ServiceSpec,
+        table: Option<&[u16]>,
         before: Option<&Installed>,
-    ) -> Result<BTreeMap<IpAddr, u32>> {
+    ) -> Result<Backends> {
+        let counters = self.counters_for(spec, before)?;
+        let regions = match table {
+            Some(table) => match self.write_regions(spec, &counters, table) {
+                Ok(regions) => Some(regions),
+                Err(error) => {
+                    self.give_new_counters(&counters, before);
+                    return Err(error);
+                }
+            },
+            None => None,
+        };
+        let hop = |address: &IpAddr, backend: &BackendSpec| match regions {
+            Some(_) => self.hop_for(address, backend),
+            None => 0,
+        };
+        let backends = installed_backends(spec, &counters, table, hop);
+        let word = regions.map_or(ServiceWord::EMPTY, |regions| word_of(&regions, spec.source_affinity));
+        Ok(Backends { word, regions, counters, backends })
+    }
+
+    /// Give back what [`Self::write_backends`] took, where no packet could follow it.
+    pub(super) fn discard_backends(&mut self, half: Backends, before: Option<&Installed>) {
+        if let Some(Regioned { slots, entries }) = half.regions {
+            let _ = self.slots.free(slots.base, slots.log2);
+            let _ = self.backends.free(entries.base, entries.log2);
+        }
+        self.give_new_counters(&half.counters, before);
+    }
+
+    /// A counter for each backend: its own where it has one, a fresh one at zero else.
+    fn counters_for(&mut self, spec: &ServiceSpec, before: Option<&Installed>) -> Result<BTreeMap<IpAddr, u32>> {
         let mut counters = BTreeMap::new();
         for address in spec.backends.keys() {
             let counter = match before.and_then(|there| there.backends.get(address)) {
@@ -69,7 +109,7 @@ impl<S: Store> Tables<S> {
         Ok(counters)
     }
 
-    pub(super) fn give_new_counters(&mut self, counters: &BTreeMap<IpAddr, u32>, before: Option<&Installed>) {
+    fn give_new_counters(&mut self, counters: &BTreeMap<IpAddr, u32>, before: Option<&Installed>) {
         for (address, counter) in counters {
             if !before.is_some_and(|there| there.backends.contains_key(address)) {
                 self.counters.give(*counter);
@@ -78,7 +118,7 @@ impl<S: Store> Tables<S> {
     }
 
     /// Write a service's backends and slots where no packet looks yet.
-    pub(super) fn write_regions(
+    fn write_regions(
         &mut self,
         spec: &ServiceSpec,
         counters: &BTreeMap<IpAddr, u32>,
@@ -105,14 +145,15 @@ impl<S: Store> Tables<S> {
         self.store.write_slots(u64::from(slots) * u64::from(SLOTS_UNIT), table);
         Ok(Regioned {
             slots: Region { base: slots, log2: log2_slots },
-            backends: Region { base: backends, log2: log2_backends },
+            entries: Region { base: backends, log2: log2_backends },
         })
     }
 }
 
-pub(super) fn word_of(regions: &Regioned, spec: &ServiceSpec) -> ServiceWord {
+/// The word that leads to regions.
+pub(super) fn word_of(regions: &Regioned, source_affinity: bool) -> ServiceWord {
     let slots = u64::from(regions.slots.base) * u64::from(SLOTS_UNIT);
-    ServiceWord::new(slots, spec.slots.ilog2() as u8, regions.backends.base, spec.source_affinity)
+    ServiceWord::new(slots, regions.slots.log2 as u8, regions.entries.base, source_affinity)
 }
 
 fn entry_of(address: &IpAddr, spec: &BackendSpec, counter: u32, next_hop: u32, log2_region: u32) -> Backend {
@@ -135,7 +176,7 @@ fn entry_of(address: &IpAddr, spec: &BackendSpec, counter: u32, next_hop: u32, l
     }
 }
 
-pub(super) fn installed_backends(
+fn installed_backends(
     spec: &ServiceSpec,
     counters: &BTreeMap<IpAddr, u32>,
     table: Option<&[u16]>,

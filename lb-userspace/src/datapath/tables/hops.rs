@@ -70,7 +70,7 @@ impl<S: Store> Tables<S> {
         }
         for there in self.installed.values_mut() {
             let Some(regions) = there.regions else { continue };
-            for (index, (address, backend)) in (regions.backends.base..).zip(&mut there.backends) {
+            for (index, (address, backend)) in (regions.entries.base..).zip(&mut there.backends) {
                 let Some(number) = numbers.get(address) else { continue };
                 let number = if leaves(&self.store.backend(index).source) { *number } else { 0 };
                 if backend.next_hop != number {

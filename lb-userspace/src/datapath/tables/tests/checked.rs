@@ -13,8 +13,10 @@ use lb_common::maps::{
 };
 
 use crate::datapath::host::HostMaps;
-use crate::datapath::store::{Capacity, Store};
+use crate::datapath::store::{Capacity, PodStore, Store};
 use crate::model::{Prefix, key_address};
+
+mod pods;
 
 /// How long what packets followed must be left alone.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
@@ -28,6 +30,13 @@ enum Thing {
     Backend(u32),
     Counter(u32),
     NextHop(u32),
+    /// A unit of slots of nodes' tables.
+    PodSlots(u32),
+    Pod(u32),
+    PodCounter(u32),
+    PodDevice(u32),
+    Reply(u32),
+    ReplyTarget(u32),
 }
 
 /// The wrapped maps, and what is known of them.
@@ -40,6 +49,8 @@ pub(super) struct Checked {
     pub(super) log: Vec<&'static str>,
     /// The write that is refused, whenever it is tried.
     pub(super) refuse: Option<&'static str>,
+    /// Interfaces that are gone.
+    pub(super) missing: BTreeSet<u32>,
     /// How many more writes are done before the agent is dead: what it writes then goes nowhere.
     pub(super) left: Option<usize>,
     /// What packets may follow now.
@@ -52,8 +63,17 @@ pub(super) struct Checked {
 impl Checked {
     pub(super) fn new(maps: HostMaps, clock: Instant) -> Self {
         let (followed, retired) = (BTreeSet::new(), BTreeMap::new());
-        let mut store =
-            Self { maps, clock, log: Vec::new(), refuse: None, left: None, followed, retired, checks: Cell::new(0) };
+        let mut store = Self {
+            maps,
+            clock,
+            log: Vec::new(),
+            refuse: None,
+            missing: BTreeSet::new(),
+            left: None,
+            followed,
+            retired,
+            checks: Cell::new(0),
+        };
         store.followed = store.walk();
         store
     }
@@ -119,7 +139,9 @@ impl Checked {
             assert!(services.contains(&(mark, VIP_MARK)), "{} has no mark", key_address(key));
             assert!(followed.insert(Thing::Id(*id)), "id {id} is of two services");
             self.follow(self.maps.word(*id), &mut followed);
+            self.follow_pods(PodStore::pod_word(&self.maps, *id), &mut followed);
         }
+        self.follow_replies(&mut followed);
         followed
     }
 

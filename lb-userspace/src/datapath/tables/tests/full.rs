@@ -91,7 +91,7 @@ fn a_full_map_of_each_kind_is_named_and_harmless() {
 fn what_was_removed_is_left_alone_for_a_second() {
     let mut scene = Scene::empty();
     scene.put(0, service([(0, 1, 1)], 64));
-    let only = Capacity { services: 1, log2_backends: 1, log2_slots: 6, next_hops: 2, counters: 1 };
+    let only = Capacity { services: 1, log2_backends: 1, log2_slots: 6, next_hops: 2, counters: 1, ..ROOMY };
     let mut tables = checked(only, Instant::now());
     assert_eq!(converge(&mut tables, &scene), NOTHING);
     let mut next = Scene::empty();

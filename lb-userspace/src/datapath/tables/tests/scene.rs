@@ -18,8 +18,18 @@ use crate::model::{Algorithm, Backend, Delivery, Desired, Prefix, Service, key_a
 use crate::plan::{self, Host, HostRoles, Route, Wanted};
 
 /// Room for every change of a test while nothing comes out of quarantine.
-pub(super) const ROOMY: Capacity =
-    Capacity { services: 256, log2_backends: 12, log2_slots: 16, next_hops: 256, counters: 1024 };
+pub(super) const ROOMY: Capacity = Capacity {
+    services: 256,
+    log2_backends: 12,
+    log2_slots: 16,
+    next_hops: 256,
+    counters: 1024,
+    log2_pods: 12,
+    log2_pod_cells: 16,
+    pod_counters: 1024,
+    pod_devices: 256,
+    replies: 512,
+};
 
 /// VIPs: the first two have the same words.
 pub(super) const VIPS: [&str; 3] = ["198.51.100.1", "c633:6401::", "2001:db8::1"];
@@ -141,6 +151,8 @@ pub(super) fn watched(tables: Tables<HostMaps>, clock: Instant) -> Tables<Checke
         hops: tables.hops,
         slots: tables.slots,
         backends: tables.backends,
+        pods: tables.pods,
+        replies: tables.replies,
         freed: tables.freed,
         builder: tables.builder,
     }

@@ -1,6 +1,7 @@
 //! Next hops against a real kernel, in network namespaces that the tests make: needs root.
 
 mod namespaces;
+mod pods;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -27,7 +28,11 @@ struct Agent {
 impl Agent {
     fn asking_for(destinations: &[&str]) -> Self {
         let (sender, receiver) = watch::channel(destinations.iter().map(|text| address(text)).collect());
-        Self { destinations: sender, watching: Neighbours::spawn(receiver).expect("netlink sockets can be opened") }
+        Self {
+            destinations: sender,
+            watching: Neighbours::spawn(receiver, watch::channel(BTreeSet::new()).1)
+                .expect("netlink sockets can be opened"),
+        }
     }
 
     /// Waits until a snapshot is as wanted.

@@ -46,6 +46,11 @@ impl Peer {
         peer
     }
 
+    /// The process that holds the namespace.
+    pub(crate) fn id(&self) -> u32 {
+        self.holder.id()
+    }
+
     /// Runs `ip` there.
     pub(crate) fn ip(&self, arguments: &str) {
         self.run("ip", &arguments.split_whitespace().collect::<Vec<_>>());
