@@ -21,6 +21,7 @@ pub mod nat;
 pub mod node;
 pub mod packet;
 mod piece;
+pub mod return_path;
 pub mod stage;
 #[cfg(any(test, feature = "alloc"))]
 pub mod table;

@@ -3,13 +3,13 @@
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::address::{Address, Family};
-use crate::maps::{Maps, NODE_STAGE, ServiceId, ServiceKey, VIP_MARK, prefilter_v4, prefilter_v6};
+use crate::maps::{Maps, NODE_STAGE, SLOW_STAGE, ServiceId, ServiceKey, VIP_MARK, prefilter_v4, prefilter_v6};
 use crate::node::visit::Visit;
 use crate::packet::ipv6::Chain;
 use crate::packet::transport::{IPV4_IN_IP, IPV6_IN_IP};
 use crate::packet::{Header, Packet, ethernet};
 use crate::verdict::Reason;
-use crate::{edge, node};
+use crate::{edge, node, return_path};
 
 /// The roles that an interface has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +138,44 @@ pub fn run_slow<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail)
         };
     }
     reason
+}
+
+/// One packet that leaves this host. `None`: it takes the longer way, [`run_return_slow`], and is as it came.
+#[inline(always)]
+pub fn run_return<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail) -> Option<Reason> {
+    let Some((family, l3)) = ethernet::parse(packet) else { return Some(Reason::NotOurs) };
+    trail.stage = u64::from(SLOW_STAGE);
+    match family {
+        Family::V4 => {
+            let Some(header) = Ipv4Hdr::read(packet, l3) else { return Some(Reason::NotOurs) };
+            return_path::ipv4(packet, maps, l3, &header)
+        }
+        Family::V6 => {
+            let Some(header) = Ipv6Hdr::read(packet, l3) else { return Some(Reason::NotOurs) };
+            return_path::ipv6(packet, maps, l3, &header)
+        }
+    }
+}
+
+/// The longer way out: SYN-ACKs, fragments, options, extension headers, and ICMP errors.
+#[inline(always)]
+pub fn run_return_slow<P: Packet, M: Maps>(packet: &mut P, maps: &M, trail: &mut Trail) -> Reason {
+    let Some((family, l3)) = ethernet::parse(packet) else { return Reason::NotOurs };
+    let reason = match family {
+        Family::V4 => return_path::slow::ipv4(packet, maps, trail, l3),
+        Family::V6 => {
+            let mut chain = Chain::default();
+            if !return_path::slow::follow(packet, l3, &mut chain) {
+                return Reason::NotOurs;
+            }
+            return_path::slow::ipv6(packet, maps, trail, l3, &chain)
+        }
+    };
+    match (trail.message as u32, family) {
+        (0, _) => reason,
+        (message, Family::V4) => return_path::message::ipv4(packet, maps, l3, message),
+        (message, Family::V6) => return_path::message::ipv6(packet, maps, l3, message),
+    }
 }
 
 /// The service of a VIP, protocol and port; else [`Reason::UnknownPort`] for a VIP and [`Reason::NotOurs`] for none.

@@ -17,8 +17,9 @@ use crate::routes;
 #[unsafe(no_mangle)]
 static DEBUG: u32 = 0;
 
+/// Whether packets leave traces.
 #[inline(always)]
-fn debugging() -> bool {
+pub(crate) fn debugging() -> bool {
     // SAFETY: a valid static; volatile, because the loader writes it and the verifier takes it for a constant.
     unsafe { core::ptr::read_volatile(&raw const DEBUG) != 0 }
 }

@@ -1,20 +1,23 @@
-//! The XDP programs of Beeline: the entry points, and nothing else.
+//! The programs of Beeline, on XDP and TC: the entry points, and nothing else.
 //!
 //! One program an interface: a device takes one native XDP program, and a host may be edge and node on the same one.
 //! Which roles an interface has is a constant of its program, so that the verifier removes the other role's code.
-//! lb-common decides; [`access`] touches packets, [`maps`] the BPF maps, [`exit`] turns a reason into an action.
+//! lb-common decides; [`access`] and [`skb`] touch packets, [`maps`] the BPF maps, [`exit`] and [`exit_tc`] turn a reason
+//! into an action.
 
 #![no_std]
 #![no_main]
 
 mod access;
 mod exit;
+mod exit_tc;
 mod maps;
 mod routes;
+mod skb;
 mod sockets;
 
-use aya_ebpf::macros::xdp;
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::stage::Roles;
 
 /// For an interface that VIPs' packets come by.
@@ -45,6 +48,30 @@ fn beeline_slow(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 fn beeline_node_slow(ctx: XdpContext) -> u32 {
     exit::run_node(&ctx)
+}
+
+/// For a device that pods' replies may leave by; on its way out.
+#[classifier]
+fn beeline_return(ctx: TcContext) -> i32 {
+    exit_tc::run_return(&ctx)
+}
+
+/// The longer way of replies.
+#[classifier]
+fn beeline_return_slow(ctx: TcContext) -> i32 {
+    exit_tc::run_return_slow(&ctx)
+}
+
+/// As [`beeline_node`], on the way in of a device that has no room for an XDP program.
+#[classifier]
+fn beeline_node_tc(ctx: TcContext) -> i32 {
+    exit_tc::run_node(&ctx)
+}
+
+/// Its longer way.
+#[classifier]
+fn beeline_node_tc_slow(ctx: TcContext) -> i32 {
+    exit_tc::run_node_slow(&ctx)
 }
 
 /// Passes everything. XDP_TX out of one end of a veth pair arrives only if the other end has a program (kernel 6.18

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, DevMap, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray};
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::address::{Address, Family};
 use lb_common::maps::{
     Backend, Counter, FragmentKey, FragmentPorts, Maps, NODE_STAGE, NextHop, PREFILTER_WORDS, Pod, PodCell, PodWord,
@@ -43,6 +43,9 @@ static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(128, 0);
 static DEVICES: DevMapHash = DevMapHash::with_max_entries(256, 0);
 #[map]
 static STAGES: ProgramArray = ProgramArray::with_max_entries(2, 0);
+/// As [`STAGES`], of the programs on TC: an array of programs takes those of one kind.
+#[map]
+static RETURN_STAGES: ProgramArray = ProgramArray::with_max_entries(2, 0);
 #[map]
 static TRACE: Array<Trace> = Array::with_max_entries(1, 0);
 #[map]
@@ -337,4 +340,18 @@ pub(crate) fn longer_way(ctx: &XdpContext) {
 pub(crate) fn longer_way_of_node(ctx: &XdpContext) {
     // SAFETY: as in `longer_way`.
     unsafe { STAGES.tail_call(ctx, NODE_STAGE) };
+}
+
+/// As [`longer_way`], of replies.
+#[inline(always)]
+pub(crate) fn longer_way_out(ctx: &TcContext) {
+    // SAFETY: as in `longer_way`.
+    unsafe { RETURN_STAGES.tail_call(ctx, SLOW_STAGE) };
+}
+
+/// As [`longer_way_of_node`], where the node's program is on TC.
+#[inline(always)]
+pub(crate) fn longer_way_of_node_tc(ctx: &TcContext) {
+    // SAFETY: as in `longer_way`.
+    unsafe { RETURN_STAGES.tail_call(ctx, NODE_STAGE) };
 }

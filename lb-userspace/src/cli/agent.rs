@@ -96,7 +96,7 @@ pub fn programs() -> Result<()> {
     println!("{:<20} {:>14} {:>12} {:>11} {:>10}", "program", "verified insns", "translated B", "JIT B", "memlock B");
     let mut object = object::load(&small(), false, None, false)?;
     for which in Program::ALL {
-        let info = object::program(&mut object, which)?.info().context("asking the kernel for a program")?;
+        let info = object::info(&mut object, which)?;
         let number = |value: Option<u32>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
         println!(
             "{:<20} {:>14} {:>12} {:>11} {:>10}",

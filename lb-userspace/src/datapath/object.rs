@@ -4,16 +4,16 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use aya::maps::ProgramArray;
-use aya::programs::Xdp;
+use aya::programs::{ProgramFd, ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use lb_common::maps::{SLOTS_PER_WORD, SLOTS_UNIT, SLOW_STAGE};
+use lb_common::maps::{NODE_STAGE, SLOTS_PER_WORD, SLOTS_UNIT, SLOW_STAGE};
 
 use crate::config::MapSizes;
 
 /// The object that the build script made of lb-ebpf. Aligned as ELF readers want it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/beeline.bpf.o"));
 
-/// The XDP programs by the roles of the interface that they are for.
+/// The programs, by what they are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Program {
     /// VIPs' packets.
@@ -28,11 +28,30 @@ pub enum Program {
     NodeSlow,
     /// Passes everything: the other end of a veth pair in a test bed.
     Pass,
+    /// Pods' replies, on TC.
+    Return,
+    /// The longer way of replies.
+    ReturnSlow,
+    /// Tunnel packets, on TC.
+    NodeTc,
+    /// The node's longer way, on TC.
+    NodeTcSlow,
 }
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Edge, Self::Node, Self::EdgeNode, Self::Slow, Self::NodeSlow, Self::Pass];
+    pub const ALL: [Self; 10] = [
+        Self::Edge,
+        Self::Node,
+        Self::EdgeNode,
+        Self::Slow,
+        Self::NodeSlow,
+        Self::Pass,
+        Self::Return,
+        Self::ReturnSlow,
+        Self::NodeTc,
+        Self::NodeTcSlow,
+    ];
 
     /// The program's name in the object.
     #[must_use]
@@ -44,10 +63,23 @@ impl Program {
             Self::Slow => "beeline_slow",
             Self::NodeSlow => "beeline_node_slow",
             Self::Pass => "beeline_pass",
+            Self::Return => "beeline_return",
+            Self::ReturnSlow => "beeline_return_slow",
+            Self::NodeTc => "beeline_node_tc",
+            Self::NodeTcSlow => "beeline_node_tc_slow",
         }
     }
 
-    /// The program for an interface with these roles; `None` without a role.
+    /// Whether it runs on TC, not on XDP.
+    #[must_use]
+    pub const fn is_classifier(self) -> bool {
+        match self {
+            Self::Edge | Self::Node | Self::EdgeNode | Self::Slow | Self::NodeSlow | Self::Pass => false,
+            Self::Return | Self::ReturnSlow | Self::NodeTc | Self::NodeTcSlow => true,
+        }
+    }
+
+    /// The XDP program for an interface with these roles; `None` without a role.
     #[must_use]
     pub const fn for_roles(edge: bool, node: bool) -> Option<Self> {
         match (edge, node) {
@@ -139,7 +171,11 @@ pub fn load(sizes: &MapSizes, pods: bool, pins: Option<&Path>, debug: bool) -> R
 }
 
 /// Every map of the object that is pinned.
+<<<<<<< HEAD
 pub const MAPS: [&str; 28] = [
+=======
+pub const MAPS: [&str; 16] = [
+>>>>>>> return
     "PREFILTER",
     "SERVICES",
     "SERVICE_WORDS",
@@ -154,6 +190,7 @@ pub const MAPS: [&str; 28] = [
     "REASONS",
     "DEVICES",
     "STAGES",
+    "RETURN_STAGES",
     "TRACE",
     "POD_WORDS",
     "POD_CELLS",
@@ -170,31 +207,73 @@ pub const MAPS: [&str; 28] = [
     "ANSWERS",
 ];
 
-/// A program of the object, verified and loaded.
+/// An XDP program of the object, verified and loaded.
 ///
 /// # Errors
 /// The verifier refuses it.
 pub fn program(object: &mut Ebpf, which: Program) -> Result<&mut Xdp> {
-    let program: &mut Xdp = object
-        .program_mut(which.name())
-        .with_context(|| format!("the BPF object has no program {}", which.name()))?
-        .try_into()
-        .with_context(|| format!("{} is not an XDP program", which.name()))?;
+    let program: &mut Xdp =
+        any(object, which)?.try_into().with_context(|| format!("{} is not an XDP program", which.name()))?;
     if program.fd().is_err() {
         program.load().with_context(|| format!("the verifier refuses {}", which.name()))?;
     }
     Ok(program)
 }
 
-/// Put the program of the longer way where the others find it.
+/// A program of the object for TC, verified and loaded.
 ///
 /// # Errors
-/// The verifier refuses it, or the map cannot be written.
+/// The verifier refuses it.
+pub fn classifier(object: &mut Ebpf, which: Program) -> Result<&mut SchedClassifier> {
+    let program: &mut SchedClassifier =
+        any(object, which)?.try_into().with_context(|| format!("{} is not a program for TC", which.name()))?;
+    if program.fd().is_err() {
+        program.load().with_context(|| format!("the verifier refuses {}", which.name()))?;
+    }
+    Ok(program)
+}
+
+/// What the kernel says of a program, which is loaded for it.
+///
+/// # Errors
+/// The verifier refuses it.
+pub fn info(object: &mut Ebpf, which: Program) -> Result<ProgramInfo> {
+    let info = if which.is_classifier() { classifier(object, which)?.info() } else { program(object, which)?.info() };
+    info.with_context(|| format!("asking the kernel for {}", which.name()))
+}
+
+fn any(object: &mut Ebpf, which: Program) -> Result<&mut aya::programs::Program> {
+    object.program_mut(which.name()).with_context(|| format!("the BPF object has no program {}", which.name()))
+}
+
+/// Put the programs of the longer ways where the others find them.
+///
+/// # Errors
+/// The verifier refuses one, or the map cannot be written.
 pub fn link_stages(object: &mut Ebpf) -> Result<()> {
-    let slow = program(object, Program::Slow)?.fd().context("the program of the longer way")?.try_clone()?;
-    let stages = object.map_mut("STAGES").context("no map STAGES")?;
-    let mut stages = ProgramArray::try_from(stages).context("STAGES")?;
-    stages.set(SLOW_STAGE, &slow, 0).context("linking the programs")
+    for (stage, which) in [(SLOW_STAGE, Program::Slow), (NODE_STAGE, Program::NodeSlow)] {
+        let slow = program(object, which)?.fd().with_context(|| which.name())?.try_clone()?;
+        link(object, "STAGES", stage, &slow)?;
+    }
+    Ok(())
+}
+
+/// As [`link_stages`], for the programs on TC.
+///
+/// # Errors
+/// As there.
+pub fn link_tc_stages(object: &mut Ebpf) -> Result<()> {
+    for (stage, which) in [(SLOW_STAGE, Program::ReturnSlow), (NODE_STAGE, Program::NodeTcSlow)] {
+        let slow = classifier(object, which)?.fd().with_context(|| which.name())?.try_clone()?;
+        link(object, "RETURN_STAGES", stage, &slow)?;
+    }
+    Ok(())
+}
+
+fn link(object: &mut Ebpf, map: &str, stage: u32, program: &ProgramFd) -> Result<()> {
+    let stages = object.map_mut(map).with_context(|| format!("no map {map}"))?;
+    let mut stages = ProgramArray::try_from(stages).with_context(|| map.to_owned())?;
+    stages.set(stage, program, 0).context("linking the programs")
 }
 
 /// Whether the kernel takes XDP programs for frames in several pieces: 5.18 and later.
