@@ -171,11 +171,7 @@ pub fn load(sizes: &MapSizes, pods: bool, pins: Option<&Path>, debug: bool) -> R
 }
 
 /// Every map of the object that is pinned.
-<<<<<<< HEAD
-pub const MAPS: [&str; 28] = [
-=======
-pub const MAPS: [&str; 16] = [
->>>>>>> return
+pub const MAPS: [&str; 29] = [
     "PREFILTER",
     "SERVICES",
     "SERVICE_WORDS",
