@@ -108,6 +108,8 @@ pub struct Simulator {
     program: Program,
     tables: Tables<KernelMaps>,
     labels: BTreeMap<ServiceId, String>,
+    /// Whether the programs for replies are loaded: only where there are some.
+    has_return: bool,
 }
 
 impl Simulator {
@@ -128,16 +130,12 @@ impl Simulator {
         tables.let_grace_pass();
         object::program(&mut object, program)?;
         object::link_stages(&mut object)?;
-        if node {
-            object::classifier(&mut object, Program::Return)?;
-            object::link_tc_stages(&mut object)?;
-        }
         let labels = tables.installed().iter().filter_map(|(key, there)| {
             let service = desired.services.get(key)?;
             Some((there.id, service.label(key)))
         });
         let labels = labels.collect();
-        Ok(Self { object, program, tables, labels })
+        Ok(Self { object, program, tables, labels, has_return: false })
     }
 
     /// Run one frame that comes in through the program of the roles.
@@ -165,6 +163,10 @@ impl Simulator {
     /// The kernel does not take the frame: TC's test takes no more than a page less what it puts around a frame (3,520
     /// bytes on x86-64, kernel 6.18).
     pub fn run_return(&mut self, frame: &[u8]) -> Result<Outcome> {
+        if !self.has_return {
+            object::link_tc_stages(&mut self.object)?;
+            self.has_return = true;
+        }
         let program = object::classifier(&mut self.object, Program::Return)?;
         let (action, out) = test_run(frame, |options| program.test_run(options))?;
         let reason = self.reason()?;
