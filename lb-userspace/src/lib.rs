@@ -9,12 +9,14 @@
 //! - [`status`]: what the agent says of itself.
 //! - [`metrics`]: the same as Prometheus metrics.
 //! - [`server`]: where both can be asked for.
+//! - [`doctor`]: what is wrong with this host, and the way out.
 //! - [`simulate`]: the real programs on the packets of a capture.
 
 pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod datapath;
+pub mod doctor;
 pub mod metrics;
 pub mod model;
 pub mod neighbours;

@@ -33,6 +33,8 @@ enum Command {
     },
     /// Run the packets of a capture through the real programs; touches nothing.
     Simulate(cli::simulate::Arguments),
+    /// Look for what breaks traffic on this host; changes nothing.
+    Doctor(cli::doctor::Arguments),
     /// What the agent of this host does, and what is wrong with it.
     Status(cli::client::Asked),
     /// The services of the agent of this host.
@@ -44,6 +46,12 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Check { file } => return cli::check::run(&file),
+        Command::Doctor(arguments) => {
+            return cli::doctor::run(&arguments).unwrap_or_else(|error| {
+                eprintln!("beeline: {error:#}");
+                ExitCode::FAILURE
+            });
+        }
         Command::Agent(arguments) => cli::agent::run(arguments),
         Command::Detach(which) => cli::agent::detach(&which),
         Command::PassProgram(arguments) => cli::agent::pass_program(&arguments),

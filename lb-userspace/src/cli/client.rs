@@ -17,7 +17,7 @@ use super::which::Which;
 use crate::status::{Status, socket_path};
 
 /// How long an agent may take to answer, from the first byte to the last.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// With HTTP/1.0 the answer is its headers, then its body to the end: no chunks, no connection to keep.
 const QUESTION: &[u8] = b"GET /status HTTP/1.0\r\nHost: beeline\r\n\r\n";
@@ -32,8 +32,9 @@ pub struct Asked {
     which: Which,
 }
 
+/// How an answer is printed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Output {
+pub(super) enum Output {
     /// Tables for people.
     Text,
     /// One JSON document.
@@ -55,7 +56,17 @@ impl Asked {
     /// # Errors
     /// Standard output cannot be written; one that is closed has read enough.
     pub(super) fn print(&self, json: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
-        let mut page = match self.output {
+        self.output.print(json, text)
+    }
+}
+
+impl Output {
+    /// Prints `text`, or `json` as one document.
+    ///
+    /// # Errors
+    /// Standard output cannot be written; one that is closed has read enough.
+    pub(super) fn print(self, json: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+        let mut page = match self {
             Output::Text => text(),
             Output::Json => serde_json::to_string_pretty(json)? + "\n",
         };
@@ -69,7 +80,11 @@ impl Asked {
     }
 }
 
-fn fetch(socket: &Path, pin_path: &Path, limit: Duration) -> Result<Status> {
+/// What the agent at `socket` says.
+///
+/// # Errors
+/// As [`Asked::fetch`].
+pub(super) fn fetch(socket: &Path, pin_path: &Path, limit: Duration) -> Result<Status> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let answer = runtime.block_on(async { timeout(limit, ask(socket)).await });
     let shown = socket.display();

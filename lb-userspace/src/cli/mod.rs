@@ -4,6 +4,7 @@ pub mod agent;
 pub mod backends;
 pub mod check;
 pub mod client;
+pub mod doctor;
 pub mod services;
 pub mod simulate;
 pub mod status;
