@@ -44,10 +44,8 @@ impl Scene {
         let (edge, node) = (&fabric.edges[0], &fabric.nodes[0]);
         let mut config = fabric.node_config(node, &services);
         config.node = config.node.map(|role| Node { nat_exemption: exempt, ..role });
-        let agents = vec![
-            beeline.agent(bed, node, &config)?,
-            beeline.agent(bed, edge, &fabric.edge_config(edge, &services))?,
-        ];
+        let agents =
+            vec![beeline.agent(bed, node, &config)?, beeline.agent(bed, edge, &fabric.edge_config(edge, &services))?];
         Ok(Self { _agents: agents, _web: web, fabric })
     }
 
