@@ -6,6 +6,7 @@
 mod interfaces;
 mod report;
 mod routes;
+mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -23,9 +24,9 @@ use crate::datapath::{self, Datapath};
 use crate::model::{self, Desired};
 use crate::neighbours::{Neighbours, Snapshot};
 use crate::plan::{self, Host, HostRoles, Step};
-use crate::server::Server;
+use crate::server::{Question, Server};
 use crate::source::file::Watch;
-use crate::status::{Status, socket_path};
+use crate::status::socket_path;
 
 use interfaces::Interfaces;
 use routes::Routes;
@@ -130,7 +131,7 @@ impl Agent {
         })
     }
 
-    async fn run(&mut self, mut asked: mpsc::Receiver<oneshot::Sender<Status>>) -> Result<()> {
+    async fn run(&mut self, mut asked: mpsc::Receiver<Question>) -> Result<()> {
         let mut hangup = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
         let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
@@ -152,10 +153,7 @@ impl Agent {
                     changed.context("watching the kernel's routes ended")?;
                     self.converge();
                 }
-                Some(question) = asked.recv() => {
-                    // Whoever asked may have gone.
-                    let _ = question.send(self.report());
-                }
+                Some(question) = asked.recv() => self.answer(question),
                 () = sleep_until(wake) => self.converge(),
                 _ = look.tick() => if self.interfaces.lost_a_pin(&self.datapath.pins) {
                     self.converge();
@@ -169,7 +167,7 @@ impl Agent {
     }
 
     /// Wait until the kernel has said how every backend is reached, so that an adopted datapath loses no next hop.
-    async fn first_routes(&mut self, asked: &mut mpsc::Receiver<oneshot::Sender<Status>>) {
+    async fn first_routes(&mut self, asked: &mut mpsc::Receiver<Question>) {
         let wanted = destinations(&self.config, &self.desired);
         let patience = tokio::time::Instant::now() + FIRST_ROUTES;
         loop {
@@ -184,9 +182,7 @@ impl Agent {
                         return;
                     }
                 }
-                Some(question) = asked.recv() => {
-                    let _ = question.send(self.report());
-                }
+                Some(question) = asked.recv() => self.answer(question),
                 () = tokio::time::sleep_until(patience) => {
                     tracing::warn!("the kernel has not said yet how every backend is reached; going on without");
                     return;
