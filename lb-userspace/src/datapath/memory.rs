@@ -31,7 +31,7 @@ pub struct MapMemory {
 ///
 /// # Errors
 /// A pin is not a map, or the kernel does not say.
-pub fn all(pins: &Pins) -> Result<Vec<MapMemory>> {
+pub fn of_pins(pins: &Pins) -> Result<Vec<MapMemory>> {
     let mut maps: Vec<_> = pins.all_maps()?.iter().map(|pin| of_pin(pin)).collect::<Result<_>>()?;
     maps.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(maps)

@@ -48,7 +48,7 @@ pub(super) fn run(asked: &Asked) -> Result<()> {
     let pins = Pins::new(&asked.pin_path()?);
     // The number that were recorded first: one that is recorded meanwhile is not taken for one that was evicted.
     let recorded = memory::recorded(&pins)?;
-    let maps = memory::all(&pins)?;
+    let maps = memory::of_pins(&pins)?;
     let (known, no_agent) = match asked.fetch() {
         Ok(status) => (status.maps, None),
         Err(error) => (Vec::new(), Some(format!("{error:#}"))),

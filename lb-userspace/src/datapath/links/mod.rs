@@ -1,5 +1,7 @@
 //! Programs on interfaces, by BPF links (XDP: kernel 5.9) that are pinned: they stay when the agent goes.
 
+pub mod tc;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,8 +12,8 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
 use nix::errno::Errno;
 
-use super::object::{self, Program};
-use super::pins::{Pins, unpin};
+use crate::datapath::object::{self, Program};
+use crate::datapath::pins::{Pins, unpin};
 
 /// How a program came to be on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +22,17 @@ pub enum Attached {
     New,
     /// It took the place of our older one, without a gap.
     Replaced,
+}
+
+/// Somebody else's program is in the one place that an interface has for XDP.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "another XDP program is on {interface} (`bpftool net show dev {interface}`): an interface takes one; remove that one, \
+     or leave {interface} out of the configuration"
+)]
+pub struct Taken {
+    /// The interface's name.
+    pub interface: String,
 }
 
 /// Put a program on an interface, in place of our own older one if there is one, and pin the link.
@@ -47,10 +60,7 @@ pub fn attach(object: &mut Ebpf, which: Program, pins: &Pins, interface: &str, i
             if error.io_error.raw_os_error() == Some(Errno::EBUSY as i32)
                 || error.io_error.raw_os_error() == Some(Errno::EEXIST as i32) =>
         {
-            bail!(
-                "another XDP program is on {interface} (`bpftool net show dev {interface}`): an interface takes one; \
-                 remove that one, or leave {interface} out of the configuration"
-            )
+            bail!(Taken { interface: interface.to_owned() })
         }
         Err(error) => return Err(error).with_context(|| format!("attaching to {interface}")),
     };
