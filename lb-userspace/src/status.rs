@@ -393,7 +393,7 @@ mod tests {
             edge: true,
             node: true,
             attached: true,
-            problem: None,
+            ..InterfaceStatus::default()
         };
         let missing = InterfaceStatus {
             name: "eth1".to_owned(),
