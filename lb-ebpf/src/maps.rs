@@ -55,7 +55,7 @@ static POD_CELLS: Array<u64> = Array::with_max_entries(1 << 20, BPF_F_MMAPABLE);
 #[map]
 static PODS: Array<Pod> = Array::with_max_entries(1 << 16, BPF_F_MMAPABLE);
 #[map]
-static POD_DEVICES: DevMap = DevMap::with_max_entries(4096, 0);
+static POD_DEVICES: DevMapHash = DevMapHash::with_max_entries(4096, 0);
 #[map]
 static POD_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1 << 15, 0);
 #[map]

@@ -3,7 +3,7 @@
 
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use super::{Reply, Shows, origin};
+use super::{Origin, Reply, Shows, origin};
 use crate::address::{Address, Family};
 use crate::maps::Maps;
 use crate::nat::{self, Change, End, Place, Quote};
@@ -61,10 +61,11 @@ fn error<P: Packet, M: Maps>(
     let quoted = Place { family, l3, l4: None, protocol: quote.protocol };
     // The quoted packet is the client's.
     let (pod, client, ports) = (quote.destination, quote.source, quote.ports.rotate_left(16));
-    let from = match origin(maps, &quoted, &Reply { pod, client, ports, shows: Shows::Nothing }) {
-        Ok(from) => from,
-        Err(reason) => return reason,
-    };
+    let mut from = Origin::default();
+    let found = origin(maps, &quoted, &Reply { pod, client, ports, shows: Shows::Nothing }, &mut from);
+    if found != Reason::ReplyRewritten {
+        return found;
+    }
     let bytes = packet.excess(l3).unwrap_or(0);
     let port_from = (ports >> 16) as u16;
     let mut change = Change { end: End::Destination, from: pod, to: from.vip, port_from, port_to: from.port };

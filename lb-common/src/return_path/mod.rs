@@ -49,10 +49,11 @@ pub fn ipv6<P: Packet, M: Maps>(packet: &mut P, maps: &M, l3: u32, header: &Ipv6
 fn whole<P: Packet, M: Maps>(packet: &mut P, maps: &M, place: &Place, l4: u32, ends: [Address; 2]) -> Option<Reason> {
     let Some(shown) = Shown::read(packet, l4, place.protocol) else { return Some(Reason::NotOurs) };
     let reply = Reply { pod: ends[0], client: ends[1], ports: shown.ports, shows: shown.shows };
-    let from = match origin(maps, place, &reply) {
-        Ok(from) => from,
-        Err(reason) => return Some(reason),
-    };
+    let mut from = Origin::default();
+    let found = origin(maps, place, &reply, &mut from);
+    if found != Reason::ReplyRewritten {
+        return Some(found);
+    }
     // Nothing but the time of a record has changed yet.
     if shown.shows == Shows::SynAck && limit(maps, place.family) != 0 {
         return None;
@@ -117,35 +118,40 @@ impl Reply {
 }
 
 /// Where a reply comes from, as its client knows it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Origin {
     pub(crate) vip: Address,
     pub(crate) port: u16,
     pub(crate) id: ReplyId,
 }
 
-/// Which VIP and port a reply comes from; else why it does not leave as one's.
+/// Which VIP and port a reply comes from. [`Reason::ReplyRewritten`] when `from` says it; else why it does not leave as
+/// one's. (A `Result` that is kept would be half undefined, which the verifier refuses to have stored.)
 #[inline(always)]
-pub(crate) fn origin<M: Maps>(maps: &M, place: &Place, reply: &Reply) -> Result<Origin, Reason> {
+pub(crate) fn origin<M: Maps>(maps: &M, place: &Place, reply: &Reply, from: &mut Origin) -> Reason {
     let key = ServiceKey::new(reply.pod, place.family, place.protocol, reply.pod_port());
-    let Some(id) = maps.reply(&key) else { return Err(Reason::NotOurs) };
-    let Some(word) = maps.reply_word(id) else { return Err(Reason::InconsistentMaps) };
+    let Some(id) = maps.reply(&key) else { return Reason::NotOurs };
+    let Some(word) = maps.reply_word(id) else { return Reason::InconsistentMaps };
+    from.id = id;
     if !word.is_recorded() && maps.internal(&reply.client, place.family) == 0 {
-        let Some(target) = maps.reply_target(word.target()) else { return Err(Reason::InconsistentMaps) };
-        return Ok(Origin { vip: target.vip, port: target.port as u16, id });
+        let Some(target) = maps.reply_target(word.target()) else { return Reason::InconsistentMaps };
+        from.vip = target.vip;
+        from.port = target.port as u16;
+        return Reason::ReplyRewritten;
     }
     let key = RecordKey::new(reply.client, reply.pod, place.family, place.protocol, reply.ports.rotate_left(16));
     let ends = reply.shows == Shows::End;
     let found = maps.record(&key, |record| {
         let state = if ends { RecordState::Closing } else { record.state() };
         record.touch(maps.now_coarse(), state);
-        (record.vip, record.port())
+        from.vip = record.vip;
+        from.port = record.port();
     });
     match found {
-        Some((vip, port)) => Ok(Origin { vip, port, id }),
+        Some(()) => Reason::ReplyRewritten,
         // Whoever is inside asked the pod itself, or a ClusterIP that is translated elsewhere.
-        None if word.is_direct() || maps.internal(&reply.client, place.family) != 0 => Err(Reason::NotOurs),
-        None => Err(Reason::ReplyWithoutRecord),
+        None if word.is_direct() || maps.internal(&reply.client, place.family) != 0 => Reason::NotOurs,
+        None => Reason::ReplyWithoutRecord,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use super::{Reply, Shown, Shows, leave, limit, mss, origin};
+use super::{Origin, Reply, Shown, Shows, leave, limit, mss, origin};
 use crate::address::{Address, Family};
 use crate::maps::{FRAGMENT_LIFETIME_NS, FragmentKey, FragmentPorts, Maps};
 use crate::nat::Place;
@@ -73,7 +73,7 @@ fn piece<P: Packet, M: Maps>(
     l4: u32,
     piece: Piece,
 ) -> Reason {
-    let (ports, mut shows) = if piece.is_fragment && piece.later {
+    let (ports, shows) = if piece.is_fragment && piece.later {
         match maps.fragment(key) {
             Some(first) if maps.now().wrapping_sub(first.seen) < FRAGMENT_LIFETIME_NS => {
                 place.l4 = None;
@@ -94,21 +94,18 @@ fn piece<P: Packet, M: Maps>(
         }
     };
     let reply = Reply { pod: key.source(), client: key.destination(), ports, shows };
-    let found = origin(maps, &place, &reply);
-    if piece.is_fragment && !piece.later && !matches!(found, Err(Reason::NotOurs)) {
+    let mut from = Origin::default();
+    let found = origin(maps, &place, &reply, &mut from);
+    if piece.is_fragment && !piece.later && found != Reason::NotOurs {
         // What is not ours leaves nothing, so that the others of it are not ours either.
         let first = FragmentPorts { seen: maps.now(), ports, protocol: u32::from(place.protocol) };
         maps.remember_fragment(key, first);
     }
-    let from = match found {
-        Ok(from) => from,
-        Err(reason) => return reason,
-    };
-    let limit = limit(maps, place.family);
-    if limit == 0 {
-        shows = Shows::Nothing;
+    if found != Reason::ReplyRewritten {
+        return found;
     }
-    if shows == Shows::SynAck && !mss::clamp(packet, l4, limit) {
+    let limit = limit(maps, place.family);
+    if shows == Shows::SynAck && limit != 0 && !mss::clamp(packet, l4, limit) {
         return Reason::InconsistentMaps;
     }
     let reason = if piece.is_fragment { Reason::ReplyFragmentRewritten } else { Reason::ReplyRewritten };

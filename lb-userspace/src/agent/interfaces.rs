@@ -61,6 +61,12 @@ impl Interfaces {
         edges.filter_map(|(name, _)| snapshot.links.get(name).map(|link| link.index)).collect()
     }
 
+    /// The smallest MTU of the node's uplinks, in bytes; `None` while there are none.
+    pub(super) fn uplink_mtu(&self, snapshot: &Snapshot) -> Option<u32> {
+        let nodes = self.wanted.iter().filter(|(_, interface)| interface.node);
+        nodes.filter_map(|(name, _)| snapshot.links.get(name).map(|link| link.mtu)).min()
+    }
+
     /// Put programs where they belong, and take them from where they do not.
     pub(super) fn attach(&mut self, datapath: &mut Datapath, snapshot: &Snapshot) {
         let mut pins = Vec::new();

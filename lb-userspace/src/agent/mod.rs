@@ -1,8 +1,9 @@
 //! The agent: one loop that takes what the source says and what the kernel says, and brings the datapath there.
 //!
-//! `routes` turns what the kernel knows into the plan's terms, `interfaces` keeps programs on interfaces, `report`
+//! `routes` and `devices` turn what the kernel knows into the plan's terms, `interfaces` keeps programs on interfaces, `report`
 //! answers questions. Everything runs in one task; nothing is shared.
 
+mod devices;
 mod interfaces;
 mod report;
 mod routes;
@@ -28,6 +29,7 @@ use crate::source::file::Watch;
 use crate::status::{Status, socket_path};
 
 use interfaces::Interfaces;
+use devices::Devices;
 use routes::Routes;
 
 /// How an agent is started.
@@ -87,6 +89,9 @@ struct Agent {
     interfaces: Interfaces,
     routes: Routes,
     destinations: watch::Sender<BTreeSet<IpAddr>>,
+    /// Pods of this host, whose devices are looked for.
+    pods: watch::Sender<BTreeSet<IpAddr>>,
+    devices: Devices,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     started: SystemTime,
     generation: u64,
@@ -106,7 +111,8 @@ impl Agent {
     fn new(file: PathBuf, config: Config, datapath: Datapath) -> Result<Self> {
         let desired = model::from_file::desired(&config);
         let (destinations, wanted) = watch::channel(destinations(&config, &desired));
-        let (snapshots, _task) = Neighbours::spawn(wanted, watch::channel(BTreeSet::new()).1)?;
+        let (pods, watched_pods) = watch::channel(BTreeSet::new());
+        let (snapshots, _task) = Neighbours::spawn(wanted, watched_pods)?;
         let read = std::fs::read(&file).unwrap_or_default();
         Ok(Self {
             interfaces: Interfaces::new(&config),
@@ -117,6 +123,8 @@ impl Agent {
             datapath,
             routes: Routes::default(),
             destinations,
+            pods,
+            devices: Devices::default(),
             snapshots,
             started: SystemTime::now(),
             generation: 0,
@@ -174,7 +182,11 @@ impl Agent {
         let patience = tokio::time::Instant::now() + FIRST_ROUTES;
         loop {
             let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
-            if !snapshot.links.is_empty() && wanted.iter().all(|address| snapshot.paths.contains_key(address)) {
+            let pods = self.watch_pods(&routes::own_addresses(&snapshot));
+            if !snapshot.links.is_empty()
+                && wanted.iter().all(|address| snapshot.paths.contains_key(address))
+                && pods.iter().all(|pod| snapshot.pods.contains_key(pod))
+            {
                 return;
             }
             tokio::select! {
@@ -188,7 +200,7 @@ impl Agent {
                     let _ = question.send(self.report());
                 }
                 () = tokio::time::sleep_until(patience) => {
-                    tracing::warn!("the kernel has not said yet how every backend is reached; going on without");
+                    tracing::warn!("the kernel has not said yet how every backend and pod is reached; going on without");
                     return;
                 }
             }
@@ -275,7 +287,9 @@ impl Agent {
         let actual = self.datapath.tables.actual();
         let routes = self.routes.resolve(&self.desired, &snapshot, &actual, &self.interfaces.edges(&snapshot));
         let own = routes::own_addresses(&snapshot);
-        let host = Host { roles: self.roles(), routes: &routes, own: &own, pods: &BTreeMap::new(), uplink_mtu: None };
+        let pods = self.devices.resolve(&self.watch_pods(&own), &snapshot);
+        let uplink_mtu = self.interfaces.uplink_mtu(&snapshot);
+        let host = Host { roles: self.roles(), routes: &routes, own: &own, pods: &pods, uplink_mtu };
         let wanted = plan::wanted(&self.desired, &host);
         let failed = std::mem::take(&mut self.failed);
         let problems = std::mem::take(&mut self.problems);
@@ -293,6 +307,19 @@ impl Agent {
         self.interfaces.attach(&mut self.datapath, &snapshot);
         let failing = !self.failed.is_empty() || !self.problems.is_empty() || self.interfaces.has_problem();
         self.retry = failing.then(|| now + RETRY);
+    }
+
+    /// Let the devices of this host's pods be looked for; returns the pods.
+    fn watch_pods(&self, own: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+        let pods = if self.config.node.is_some() { self.desired.local_pods(own) } else { BTreeSet::new() };
+        self.pods.send_if_modified(|there| {
+            let modified = *there != pods;
+            if modified {
+                there.clone_from(&pods);
+            }
+            modified
+        });
+        pods
     }
 
     fn carry_out(&mut self, step: &Step) {

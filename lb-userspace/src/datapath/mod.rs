@@ -20,6 +20,7 @@ pub mod host;
 pub mod kernel;
 pub mod links;
 mod mapped;
+pub mod memory;
 pub mod object;
 mod packet_log;
 pub mod pins;

@@ -161,6 +161,9 @@ pub fn load(sizes: &MapSizes, pods: bool, pins: Option<&Path>, debug: bool) -> R
     }
     loader.override_global("DEBUG", &debug, true);
     loader.override_global("XDP_FRAGS", &frags, true);
+    // A simulation is no host with routes: its answers go back where the questions came from.
+    let routes = u32::from(pins.is_some());
+    loader.override_global("ROUTES", &routes, true);
     loader.load(OBJECT).with_context(|| {
         if nix::unistd::geteuid().is_root() {
             "the kernel refuses the BPF maps"

@@ -344,6 +344,7 @@ fn full(what: &str, size: &str, capacity: u32) -> anyhow::Error {
 
 mod contents;
 mod devices;
+mod formers;
 mod hops;
 mod pods;
 mod replies;

@@ -1,7 +1,7 @@
 //! What one service is in a node's maps: its word, its pods' entries, its slots with those that had them before, and its
 //! counters.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
@@ -120,11 +120,6 @@ impl PodChange {
 }
 
 impl<S: Store> Tables<S> {
-    /// How long a slot's former pods are asked after a change.
-    pub fn set_transition_max(&mut self, transition_max: Duration) {
-        self.pods.transition_max = transition_max;
-    }
-
     /// Compare a service's pods with those in the maps, and if need be write them where no packet looks.
     pub(super) fn write_pods(
         &mut self,
@@ -326,50 +321,6 @@ impl<S: Store> Tables<S> {
             slots: Region { base: slots, log2: log2_slots },
             entries: Region { base: entries, log2: log2_entries },
         })
-    }
-
-    /// The slots of a table, each with the pods that had it before and still are there.
-    fn cells(&self, pods: &BTreeMap<PodKey, PodSpec>, table: &[u16], before: Option<&Installed>) -> Vec<PodCell> {
-        let before = before.filter(|there| !there.rehashed).and_then(|there| Some((there, there.pod_regions?)));
-        let Some((there, regions)) = before.filter(|(_, regions)| 1usize << regions.slots.log2 <= table.len()) else {
-            return table.iter().map(|owner| PodCell::new(*owner, [PodCell::NONE; PodCell::FORMERS])).collect();
-        };
-        let mut old = vec![PodCell(0); 1 << regions.slots.log2];
-        self.store.read_pod_cells(first_slot(&regions), &mut old);
-        // Where the pod of an old place is now.
-        let now: BTreeMap<&PodKey, u16> = pods.keys().zip(0..).collect();
-        let places: Vec<_> = there.pods.keys().map(|key| now.get(key).copied()).collect();
-        // A table that has grown picks by the same bits of the hash and more.
-        let cells = table.iter().zip(old.iter().cycle()).map(|(owner, old)| {
-            let [last, first] = old.formers();
-            let mut formers = [PodCell::NONE; PodCell::FORMERS];
-            let mut count = 0;
-            for place in [old.owner(), last, first] {
-                let Some(Some(place)) = places.get(usize::from(place)) else { continue };
-                if place != owner && !formers.contains(place) && count < PodCell::FORMERS {
-                    formers[count] = *place;
-                    count += 1;
-                }
-            }
-            PodCell::new(*owner, formers)
-        });
-        cells.collect()
-    }
-
-    /// Clear the former pods of services whose last change is long enough ago.
-    pub(super) fn forget_formers(&mut self, now: Instant) {
-        let max = self.pods.transition_max;
-        let over = |changed: &Instant| changed.checked_add(max).is_some_and(|end| end <= now);
-        let due: BTreeSet<_> = self.pods.changed.iter().filter(|(_, changed)| over(changed)).map(|(k, _)| *k).collect();
-        for key in due {
-            self.pods.changed.remove(&key);
-            let Some(regions) = self.installed.get(&key).and_then(|there| there.pod_regions) else { continue };
-            let mut cells = vec![PodCell(0); 1 << regions.slots.log2];
-            self.store.read_pod_cells(first_slot(&regions), &mut cells);
-            for (index, cell) in (first_slot(&regions)..).zip(cells).filter(|(_, cell)| !cell.is_steady()) {
-                self.store.set_pod_cell(index, PodCell::new(cell.owner(), [PodCell::NONE; PodCell::FORMERS]));
-            }
-        }
     }
 }
 

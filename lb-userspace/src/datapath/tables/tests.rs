@@ -3,5 +3,6 @@
 mod adoption;
 mod checked;
 mod full;
+mod pods;
 mod random;
 mod scene;

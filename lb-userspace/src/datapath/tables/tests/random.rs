@@ -1,18 +1,22 @@
 //! Random histories, with a random clock, restarts and deaths between any two writes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use lb_common::address::Family;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::checked::Checked;
 use super::scene::{
-    BACKENDS, ROOMY, Scene, assert_as_fresh, assert_nothing_leaks, checked, converge, ip, keys, prefix, service, via,
+    BACKENDS, ROOMY, Scene, assert_as_fresh, assert_nothing_leaks, checked, converge, ip, keys, pod_address, prefix,
+    service, via,
 };
+use crate::config::MssClamp;
 use crate::datapath::tables::Tables;
-use crate::model::{Prefix, Service, TunnelSource};
-use crate::plan::{HostRoles, Route};
+use crate::model::{Backend, Delivery, Pod, PodKey, Prefix, Service, TunnelSource};
+use crate::plan::{HostRoles, PodDevice, Route};
 
 /// What may happen between two looks at the state.
 #[derive(Clone, Debug)]
@@ -25,8 +29,15 @@ enum Change {
     Seed(u64),
     Source(TunnelSource),
     Trust(BTreeSet<Prefix>),
-    Own(BTreeSet<std::net::IpAddr>),
+    Own(BTreeSet<IpAddr>),
     Roles(HostRoles),
+    /// Let a service be delivered to these pods: by backend.
+    Pods(usize, BTreeMap<usize, BTreeMap<PodKey, Pod>>),
+    Device(u8, Option<PodDevice>),
+    DirectPodAccess(bool),
+    Mss(u16),
+    /// An interface is gone, and the kernel has let every number of it stand for none.
+    Gone(u32),
     /// Another agent takes over.
     Restart,
 }
@@ -49,9 +60,20 @@ fn change() -> impl Strategy<Value = Change> {
         };
         Change::Route(backend, route)
     });
+    let pod = (1u8..6, 80u16..82, 1u32..4, any::<bool>(), any::<bool>()).prop_map(
+        |(last, port, weight, draining, record)| {
+            (PodKey { address: pod_address(last), port }, Pod { weight, draining, record })
+        },
+    );
+    let pods = prop::collection::vec(pod, 0..5).prop_map(|pods| pods.into_iter().collect::<BTreeMap<_, _>>());
+    let pods = (key.clone(), prop::collection::btree_map(0..BACKENDS.len(), pods, 1..4));
+    let device = (1u8..6, prop::option::of((1u32..5, prop::option::of(0u32..3)))).prop_map(|(last, device)| {
+        Change::Device(last, device.map(|(interface, namespace)| PodDevice { interface, namespace }))
+    });
     let prefixes = prop::collection::btree_set(select(vec![prefix("10.0.0.0/8"), prefix("fd00::/64")]), 0..3);
     // The last one is a VIP, too.
-    let own = select(vec![ip("192.0.2.1"), ip("2001:db8:ffff::1"), ip("198.51.100.1")]);
+    let own = vec![ip("192.0.2.1"), ip("2001:db8:ffff::1"), ip(BACKENDS[0]), ip(BACKENDS[1]), ip("198.51.100.1")];
+    let own = select(own);
     prop_oneof![
         8 => put,
         3 => key.clone().prop_map(Change::Remove),
@@ -65,6 +87,11 @@ fn change() -> impl Strategy<Value = Change> {
         1 => prefixes.prop_map(Change::Trust),
         1 => prop::collection::btree_set(own, 0..4).prop_map(Change::Own),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(edge, node)| Change::Roles(HostRoles { edge, node })),
+        6 => pods.prop_map(|(key, pods)| Change::Pods(key, pods)),
+        4 => device,
+        1 => any::<bool>().prop_map(Change::DirectPodAccess),
+        1 => (1000u16..1003).prop_map(Change::Mss),
+        1 => (1u32..5).prop_map(Change::Gone),
         1 => Just(Change::Restart),
     ]
 }
@@ -90,6 +117,33 @@ fn make(scene: &mut Scene, change: &Change) {
         Change::Trust(prefixes) => scene.desired.trusted_sources = prefixes,
         Change::Own(own) => scene.own = own,
         Change::Roles(roles) => scene.roles = roles,
+        Change::Pods(key, pods) => {
+            // To all ports of a VIP there is no delivery to pods.
+            let key = if key % 3 == 1 { key - 1 } else { key };
+            let of_family = |pod: PodKey| match (keys()[key].family(), pod.address) {
+                (Family::V6, IpAddr::V4(address)) => PodKey { address: address.to_ipv6_mapped().into(), ..pod },
+                _ => pod,
+            };
+            let nodes = pods.into_iter().map(|(index, pods)| {
+                let pods: BTreeMap<_, _> = pods.into_iter().map(|(key, pod)| (of_family(key), pod)).collect();
+                let rank = pods.values().map(|pod| pod.weight).sum::<u32>().max(1);
+                (ip(BACKENDS[index]), Backend { rank, share: rank, draining: false, agent: true, pods })
+            });
+            let service =
+                Service { delivery: Delivery::Pod, backends: nodes.collect(), ..service([], 64 << (key % 2)) };
+            scene.put(key, service);
+        }
+        Change::Device(last, device) => {
+            let IpAddr::V4(address) = pod_address(last) else { return };
+            for pod in [IpAddr::V4(address), address.to_ipv6_mapped().into()] {
+                scene.pods.remove(&pod);
+                scene.pods.extend(device.map(|device| (pod, device)));
+            }
+        }
+        Change::DirectPodAccess(direct) => scene.desired.direct_pod_access = direct,
+        Change::Mss(mss) => scene.desired.mss_clamp = MssClamp::Bytes(mss),
+        // As the agent hears it.
+        Change::Gone(interface) => scene.pods.retain(|_, device| device.interface != interface),
         Change::Restart => {}
     }
 }
@@ -114,6 +168,11 @@ proptest! {
         let mut scene = Scene::empty();
         for (changes, pause) in rounds {
             changes.iter().for_each(|change| make(&mut scene, change));
+            for change in &changes {
+                if let Change::Gone(interface) = change {
+                    tables.store.maps.remove_interface(*interface);
+                }
+            }
             if changes.iter().any(|change| matches!(change, Change::Restart)) {
                 tables = restart(&tables);
             }

@@ -6,16 +6,16 @@ use std::time::Instant;
 
 use lb_common::address::Family;
 use lb_common::checksum;
-use lb_common::maps::{NextHop, PREFILTER_WORDS, ServiceKey};
+use lb_common::maps::{NextHop, PREFILTER_WORDS, PodCell, ReplyTarget, ServiceKey};
 use lb_common::stage::Roles;
 use lb_common::verdict::Reason;
 
 use super::checked::Checked;
 use crate::datapath::host::{HostFrame, HostMaps};
-use crate::datapath::store::{Capacity, Store};
+use crate::datapath::store::{Capacity, PodStore, Store};
 use crate::datapath::tables::Tables;
-use crate::model::{Algorithm, Backend, Delivery, Desired, Prefix, Service, key_address};
-use crate::plan::{self, Host, HostRoles, Route, Wanted};
+use crate::model::{Algorithm, Backend, Delivery, Desired, Pod, PodKey, Prefix, Service, key_address};
+use crate::plan::{self, Host, HostRoles, PodDevice, Route, Wanted};
 
 /// Room for every change of a test while nothing comes out of quarantine.
 pub(super) const ROOMY: Capacity = Capacity {
@@ -81,6 +81,15 @@ pub(super) fn service(backends: impl IntoIterator<Item = (usize, u32, u32)>, slo
     }
 }
 
+/// An IPv4 pod by its last byte.
+pub(super) fn pod_address(last: u8) -> IpAddr {
+    IpAddr::from([10, 1, 0, last])
+}
+
+fn pod_device(last: u8) -> PodDevice {
+    PodDevice { interface: 10 + u32::from(last), namespace: Some(u32::from(last)) }
+}
+
 /// All that the plan is made from.
 #[derive(Clone, Debug)]
 pub(super) struct Scene {
@@ -88,6 +97,8 @@ pub(super) struct Scene {
     pub(super) roles: HostRoles,
     pub(super) routes: BTreeMap<IpAddr, Route>,
     pub(super) own: BTreeSet<IpAddr>,
+    /// Where pods are, if they are on this host.
+    pub(super) pods: BTreeMap<IpAddr, PodDevice>,
 }
 
 impl Scene {
@@ -99,7 +110,38 @@ impl Scene {
             roles: HostRoles { edge: true, node: true },
             routes: routes.collect(),
             own: BTreeSet::from([ip("192.0.2.1"), ip("2001:db8:ffff::1")]),
+            pods: (1..5).map(|pod| (pod_address(pod), pod_device(pod))).collect(),
         }
+    }
+
+    /// This host is the node 10.0.0.1, and there is no service.
+    pub(super) fn node() -> Self {
+        let mut scene = Self::empty();
+        scene.own.insert(ip(BACKENDS[0]));
+        scene
+    }
+
+    /// A service with this node alone. Each pod: the last byte of its address, its port, and whether it drains.
+    pub(super) fn put_pods(&mut self, key: usize, pods: &[(u8, u16, bool)], slots: u32) {
+        let pods = pods.iter().map(|&(last, port, draining)| {
+            (PodKey { address: pod_address(last), port }, Pod { weight: 100, draining, record: false })
+        });
+        let mut service = Service { delivery: Delivery::Pod, ..service([(0, 100, 100)], slots) };
+        service.backends.values_mut().for_each(|backend| backend.pods.extend(pods.clone()));
+        self.put(key, service);
+    }
+
+    /// Another node without a pod of interest here.
+    pub(super) fn add_node(&mut self, key: usize, address: &str) {
+        let service = self.desired.services.get_mut(&keys()[key]).expect("the service");
+        let node = Backend { rank: 100, share: 100, draining: false, agent: true, pods: BTreeMap::new() };
+        service.backends.insert(ip(address), node);
+    }
+
+    pub(super) fn drain(&mut self, key: usize, address: &str) {
+        let service = self.desired.services.get_mut(&keys()[key]).expect("the service");
+        let backend = service.backends.get_mut(&ip(address)).expect("the backend");
+        (backend.share, backend.draining) = (0, true);
     }
 
     /// A service of each VIP, with two to four backends.
@@ -122,7 +164,7 @@ impl Scene {
         let backends = self.desired.backend_addresses();
         let routes = self.routes.iter().filter(|(a, _)| backends.contains(*a)).map(|(a, r)| (*a, *r)).collect();
         let host =
-            Host { roles: self.roles, routes: &routes, own: &self.own, pods: &BTreeMap::new(), uplink_mtu: Some(1500) };
+            Host { roles: self.roles, routes: &routes, own: &self.own, pods: &self.pods, uplink_mtu: Some(1500) };
         plan::wanted(&self.desired, &host)
     }
 
@@ -185,9 +227,44 @@ pub(super) fn assert_as_fresh(tables: &Tables<Checked>, scene: &Scene) {
     let of = |maps: &HostMaps| maps.services().expect("keys").into_iter().map(|(key, _)| key).collect::<Vec<_>>();
     assert_eq!(of(there), of(new));
     let roles = Roles { edge: scene.roles.edge, node: scene.roles.node };
+    assert_eq!(deliveries(there), deliveries(new));
+    assert_eq!(rewritings(there), rewritings(new));
+    assert_eq!(there.mss().expect("settings"), new.mss().expect("settings"));
+    assert_eq!(PodStore::internal(there).expect("networks"), PodStore::internal(new).expect("networks"));
     for frame in frames() {
         assert_eq!(outcome(there, roles, &frame), outcome(new, roles, &frame), "{frame:?}");
     }
+}
+
+/// What a node does with each slot of each service: `None` for the host, nobody for no pod, else each slot's owner with
+/// the interface and the namespace.
+type Delivered = Option<(bool, Vec<([u64; 2], u16, u8, Option<u32>, u32)>)>;
+
+fn deliveries(maps: &HostMaps) -> BTreeMap<ServiceKey, Delivered> {
+    let services = maps.services().expect("keys").into_iter().filter(|(key, _)| !key.is_vip_mark());
+    let delivered = services.map(|(key, id)| {
+        let word = PodStore::pod_word(maps, id);
+        let Some(word) = word.pods() else { return (key, (!word.is_host()).then(|| (false, Vec::new()))) };
+        let mut cells = vec![PodCell(0); 1 << word.log2_slots()];
+        maps.read_pod_cells(word.slots(), &mut cells);
+        let owners = cells.iter().map(|cell| {
+            let pod = PodStore::pod(maps, word.backends() + u32::from(cell.owner()));
+            let interface = Some(pod.device).filter(|device| *device != 0).and_then(|device| maps.pod_device(device));
+            (pod.address.0, pod.port, pod.flags, interface, pod.namespace)
+        });
+        (key, Some((word.source_affinity(), owners.collect())))
+    });
+    delivered.collect()
+}
+
+/// Where the replies of each pod come from, and whether that is recorded or direct.
+fn rewritings(maps: &HostMaps) -> BTreeMap<ServiceKey, (ReplyTarget, bool, bool)> {
+    let replies = maps.replies().expect("replies").into_iter();
+    let rewritten = replies.map(|(key, id)| {
+        let word = PodStore::reply_word(maps, id);
+        (key, (PodStore::reply_target(maps, word.target()), word.is_recorded(), word.is_direct()))
+    });
+    rewritten.collect()
 }
 
 /// The reason, the chosen backend by its address, and the frame as it leaves.
@@ -250,7 +327,12 @@ pub(super) fn assert_nothing_leaks(mut tables: Tables<Checked>) {
     let regions = (tables.slots.used_units(), tables.backends.used_units());
     assert_eq!((regions, tables.hops.taken(), tables.hop_numbers.len()), ((0, 0), 0, 0));
     assert_eq!((tables.ids.taken(), tables.counters.taken(), tables.prefilter_users.len()), (0, 0, 0));
+    let (pods, replies) = (&tables.pods, &tables.replies);
+    assert_eq!((pods.slots.used_units(), pods.entries.used_units()), (0, 0));
+    assert_eq!((pods.counters.taken(), pods.numbers.taken(), pods.devices.len(), pods.changed.len()), (0, 0, 0, 0));
+    assert_eq!((replies.ids.taken(), replies.targets.taken(), replies.internal.len()), (0, 0, 0));
     let maps = &tables.store.maps;
+    assert_eq!(maps.replies().expect("replies"), []);
     assert!((0..PREFILTER_WORDS).all(|word| Store::prefilter(maps, word) == 0), "a bit of the prefilter is left");
     assert_eq!(maps.services().expect("keys"), []);
 }

@@ -1,5 +1,7 @@
 //! Programs on interfaces, by BPF links (XDP: kernel 5.9) that are pinned: they stay when the agent goes.
 
+pub mod tc;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,8 +12,8 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
 use nix::errno::Errno;
 
-use super::object::{self, Program};
-use super::pins::{Pins, unpin};
+use crate::datapath::object::{self, Program};
+use crate::datapath::pins::{Pins, unpin};
 
 /// How a program came to be on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
