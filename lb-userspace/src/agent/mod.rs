@@ -28,8 +28,8 @@ use crate::server::Server;
 use crate::source::file::Watch;
 use crate::status::{Status, socket_path};
 
-use interfaces::Interfaces;
 use devices::Devices;
+use interfaces::Interfaces;
 use routes::Routes;
 
 /// How an agent is started.
