@@ -70,6 +70,10 @@ pub struct InterfaceStatus {
     pub node: bool,
     /// Whether our program is attached.
     pub attached: bool,
+    /// Whether our program on pods' replies is attached to its way out.
+    pub replies: bool,
+    /// What is not as it is best, but works.
+    pub remark: Option<String>,
     /// Why not.
     pub problem: Option<String>,
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOptions};
 use lb_userspace::config::MapSizes;
 use lb_userspace::datapath::links::Attached;
-use lb_userspace::datapath::links::tc::{self, Way};
+use lb_userspace::datapath::links::tc::{self, Hook, Way};
 use lb_userspace::datapath::object::{self, Program};
 use lb_userspace::datapath::pins::Pins;
 
@@ -79,8 +79,8 @@ fn it_goes_back_to_the_head_and_outlives_its_loader() {
         let pins = folder.pins();
         let index = device();
         let mut object = object::load(&SIZES, None, false).expect("the object");
-        assert_eq!(tc::attach(&mut object, &pins, "out0", index, Way::Tcx).expect("attach"), Attached::New);
-        assert!(tc::is_first(&pins, "out0", index).expect("asked"));
+        assert_eq!(tc::attach(&mut object, &pins, "out0", index, Hook::Out, Way::Tcx).expect("attach"), Attached::New);
+        assert!(tc::is_first(&pins, "out0", index, Hook::Out).expect("asked"));
 
         // Somebody else goes before us.
         let mut other = object::load(&SIZES, None, false).expect("another object");
@@ -89,11 +89,14 @@ fn it_goes_back_to_the_head_and_outlives_its_loader() {
         program.attach_with_options("out0", TcAttachType::Egress, options).expect("attach before ours");
         let before = programs();
         assert_eq!(before.len(), 2);
-        assert!(!tc::is_first(&pins, "out0", index).expect("asked"));
+        assert!(!tc::is_first(&pins, "out0", index, Hook::Out).expect("asked"));
 
         // The same agent puts itself back: one link of ours, at the head.
-        assert_eq!(tc::attach(&mut object, &pins, "out0", index, Way::Tcx).expect("attach again"), Attached::Replaced);
-        assert!(tc::is_first(&pins, "out0", index).expect("asked"));
+        assert_eq!(
+            tc::attach(&mut object, &pins, "out0", index, Hook::Out, Way::Tcx).expect("attach again"),
+            Attached::Replaced
+        );
+        assert!(tc::is_first(&pins, "out0", index, Hook::Out).expect("asked"));
         let after = settled(2);
         assert_eq!((after.len(), after[1]), (2, before[0]), "{before:?} {after:?}");
 
@@ -101,12 +104,15 @@ fn it_goes_back_to_the_head_and_outlives_its_loader() {
         drop(object);
         assert_eq!(programs(), after);
         let mut next = object::load(&SIZES, None, false).expect("the next agent's object");
-        assert_eq!(tc::attach(&mut next, &pins, "out0", index, Way::Tcx).expect("take over"), Attached::Replaced);
+        assert_eq!(
+            tc::attach(&mut next, &pins, "out0", index, Hook::Out, Way::Tcx).expect("take over"),
+            Attached::Replaced
+        );
         let taken = programs();
         assert_eq!((taken.len(), taken[1]), (2, before[0]));
         assert_ne!(taken[0], after[0], "the program is the next agent's");
 
-        tc::detach(&pins, "out0", index).expect("detach");
+        tc::detach(&pins, "out0", index, Hook::Out).expect("detach");
         assert_eq!(settled(1), [before[0]]);
         assert_eq!(pins_left(&folder.0), 0);
     });
@@ -119,20 +125,26 @@ fn a_filter_does_it_where_there_is_no_tcx() {
         let pins = folder.pins();
         let index = device();
         let mut object = object::load(&SIZES, None, false).expect("the object");
-        assert_eq!(tc::attach(&mut object, &pins, "out0", index, Way::Clsact).expect("attach"), Attached::New);
-        assert!(tc::is_first(&pins, "out0", index).expect("asked"));
+        assert_eq!(
+            tc::attach(&mut object, &pins, "out0", index, Hook::Out, Way::Clsact).expect("attach"),
+            Attached::New
+        );
+        assert!(tc::is_first(&pins, "out0", index, Hook::Out).expect("asked"));
         drop(object);
         let first = filters();
         assert!(first.contains("beeline_return") && first.contains("pref 1 "), "{first}");
 
         let mut next = object::load(&SIZES, None, false).expect("the next agent's object");
-        assert_eq!(tc::attach(&mut next, &pins, "out0", index, Way::Clsact).expect("take over"), Attached::Replaced);
+        assert_eq!(
+            tc::attach(&mut next, &pins, "out0", index, Hook::Out, Way::Clsact).expect("take over"),
+            Attached::Replaced
+        );
         drop(next);
         let second = filters();
         assert_eq!(second.matches("name beeline_return").count(), 1, "{second}");
         assert_ne!(second, first, "the program is the next agent's");
 
-        tc::detach(&pins, "out0", index).expect("detach");
+        tc::detach(&pins, "out0", index, Hook::Out).expect("detach");
         assert_eq!(filters(), "");
         assert_eq!(pins_left(&folder.0), 0);
     });

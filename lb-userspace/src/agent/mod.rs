@@ -165,7 +165,7 @@ impl Agent {
                     let _ = question.send(self.report());
                 }
                 () = sleep_until(wake) => self.converge(),
-                _ = look.tick() => if self.interfaces.lost_a_pin(&self.datapath.pins) {
+                _ = look.tick() => if self.interfaces.lost_a_place(&self.datapath.pins) {
                     self.converge();
                 },
                 _ = terminate.recv() => break,
@@ -304,7 +304,7 @@ impl Agent {
         for error in self.problems.iter().filter(|error| !problems.contains(error)) {
             tracing::error!("not applied: {error}");
         }
-        self.interfaces.attach(&mut self.datapath, &snapshot);
+        self.interfaces.attach(&mut self.datapath, &snapshot, self.desired.has_pods());
         let failing = !self.failed.is_empty() || !self.problems.is_empty() || self.interfaces.has_problem();
         self.retry = failing.then(|| now + RETRY);
     }

@@ -10,6 +10,8 @@ use lb_common::maps::ABI_VERSION;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
+use super::links::tc;
+
 /// The pins of one agent.
 #[derive(Clone, Debug)]
 pub struct Pins {
@@ -120,6 +122,7 @@ impl Pins {
     pub fn remove(&self) -> Result<Removed> {
         let mut removed = Removed::default();
         for link in self.all_links()? {
+            tc::release(&link)?;
             unpin(&link)?;
             removed.links += 1;
         }

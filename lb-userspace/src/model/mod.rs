@@ -157,6 +157,12 @@ impl Desired {
         local.map(|(pod, _)| pod.address).collect()
     }
 
+    /// Whether any service is delivered to pods.
+    #[must_use]
+    pub fn has_pods(&self) -> bool {
+        self.services.values().any(|service| service.delivery == Delivery::Pod)
+    }
+
     /// The VIPs.
     #[must_use]
     pub fn vips(&self) -> BTreeSet<IpAddr> {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
-use aya::maps::{DevMap, HashMap, LpmTrie, MapData, PerCpuArray};
+use aya::maps::{DevMapHash, HashMap, LpmTrie, MapData, PerCpuArray};
 use lb_common::maps::{
     Counter, POD_DEVICE_WORD, Pod, PodCell, PodWord, ReplyId, ReplyTarget, ReplyWord, ServiceId, ServiceKey,
     TrustedData,
@@ -21,7 +21,7 @@ pub(super) struct PodMaps {
     pub(super) words: Mapped<1>,
     pub(super) cells: Mapped<1>,
     pub(super) pods: Mapped<8>,
-    devices: DevMap<MapData>,
+    devices: DevMapHash<MapData>,
     pub(super) device_entries: u32,
     counters: PerCpuArray<MapData, [u64; 2]>,
     pub(super) counter_entries: u32,
@@ -140,7 +140,7 @@ impl PodStore for KernelMaps {
     }
 
     fn write_pod_device(&mut self, number: u32, interface: u32) -> Result<()> {
-        let done = self.pods.devices.set(number, interface, None, 0);
+        let done = self.pods.devices.insert(number, interface, None, 0);
         done.with_context(|| format!("interface {interface}, which leads to a pod"))
     }
 

@@ -24,6 +24,17 @@ pub enum Attached {
     Replaced,
 }
 
+/// Somebody else's program is in the one place that an interface has for XDP.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "another XDP program is on {interface} (`bpftool net show dev {interface}`): an interface takes one; remove that one, \
+     or leave {interface} out of the configuration"
+)]
+pub struct Taken {
+    /// The interface's name.
+    pub interface: String,
+}
+
 /// Put a program on an interface, in place of our own older one if there is one, and pin the link.
 ///
 /// # Errors
@@ -49,10 +60,7 @@ pub fn attach(object: &mut Ebpf, which: Program, pins: &Pins, interface: &str, i
             if error.io_error.raw_os_error() == Some(Errno::EBUSY as i32)
                 || error.io_error.raw_os_error() == Some(Errno::EEXIST as i32) =>
         {
-            bail!(
-                "another XDP program is on {interface} (`bpftool net show dev {interface}`): an interface takes one; \
-                 remove that one, or leave {interface} out of the configuration"
-            )
+            bail!(Taken { interface: interface.to_owned() })
         }
         Err(error) => return Err(error).with_context(|| format!("attaching to {interface}")),
     };

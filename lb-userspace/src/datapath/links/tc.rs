@@ -1,4 +1,4 @@
-//! The program on pods' replies, on TC egress of a device.
+//! Programs on TC: on a device's way out for pods' replies, and on its way in for tunnel packets where XDP cannot be had.
 //!
 //! With kernel 6.6 and later by a TCX link, pinned as XDP links are, at the head: no program before ours sees a reply as the
 //! pod's and decides about it. Below, by a filter of the qdisc clsact, which stays by itself; a pin of the program says that
@@ -18,6 +18,38 @@ use nix::errno::Errno;
 use super::Attached;
 use crate::datapath::object::{self, Program};
 use crate::datapath::pins::{Pins, unpin};
+
+/// Which way of a device a program stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Out, for pods' replies.
+    Out,
+    /// In, for tunnel packets.
+    In,
+}
+
+impl Hook {
+    const fn program(self) -> Program {
+        match self {
+            Self::Out => Program::Return,
+            Self::In => Program::NodeTc,
+        }
+    }
+
+    const fn attach_type(self) -> TcAttachType {
+        match self {
+            Self::Out => TcAttachType::Egress,
+            Self::In => TcAttachType::Ingress,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Out => "out",
+            Self::In => "in",
+        }
+    }
+}
 
 /// By which of the kernel's two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,24 +76,24 @@ const PRIORITY: u16 = 1;
 /// Handle of the filter, by which it is found again.
 const HANDLE: TcHandle = TcHandle::new(0, 0xbee);
 
-/// Put the program at the head of a device's way out, in place of our own older one if there is one. A packet that both
+/// Put the program at the head of a device's way, in place of our own older one if there is one. A packet that both
 /// see meanwhile is rewritten once: it is the VIP's then.
 ///
 /// # Errors
 /// The device is gone, the verifier refuses the program, or another filter has our place.
-pub fn attach(object: &mut Ebpf, pins: &Pins, interface: &str, index: u32, way: Way) -> Result<Attached> {
+pub fn attach(object: &mut Ebpf, pins: &Pins, interface: &str, index: u32, hook: Hook, way: Way) -> Result<Attached> {
     object::link_tc_stages(object)?;
     match way {
-        Way::Tcx => attach_tcx(object, &tcx_pin(pins, interface, index), interface, index),
-        Way::Clsact => attach_clsact(object, &clsact_pin(pins, interface, index), interface),
+        Way::Tcx => attach_tcx(object, &tcx_pin(pins, interface, index, hook), interface, index, hook),
+        Way::Clsact => attach_clsact(object, &clsact_pin(pins, interface, index, hook), interface, hook),
     }
 }
 
-fn attach_tcx(object: &mut Ebpf, pin: &Path, interface: &str, index: u32) -> Result<Attached> {
-    let program = object::classifier(object, Program::Return)?;
+fn attach_tcx(object: &mut Ebpf, pin: &Path, interface: &str, index: u32, hook: Hook) -> Result<Attached> {
+    let program = object::classifier(object, hook.program())?;
     let old = if pin.exists() { Some(open(pin)?) } else { None };
     if let Some(old) = old
-        && heads(&old, interface)?
+        && heads(&old, interface, hook)?
     {
         let link = SchedClassifierLink::try_from(old).context("the pin is no link of TCX")?;
         let id = program.attach_to_link(link).with_context(|| format!("replacing the program on {interface}"))?;
@@ -70,7 +102,7 @@ fn attach_tcx(object: &mut Ebpf, pin: &Path, interface: &str, index: u32) -> Res
         return Ok(Attached::Replaced);
     }
     let first = |program: &mut SchedClassifier| {
-        program.attach_with_options(interface, TcAttachType::Egress, TcAttachOptions::TcxOrder(LinkOrder::first()))
+        program.attach_with_options(interface, hook.attach_type(), TcAttachOptions::TcxOrder(LinkOrder::first()))
     };
     let id = match first(program) {
         Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() == Some(Errno::EEXIST as i32) => {
@@ -81,7 +113,7 @@ fn attach_tcx(object: &mut Ebpf, pin: &Path, interface: &str, index: u32) -> Res
         }
         attached => attached,
     };
-    let id = id.with_context(|| format!("attaching to {interface} ({index}) on its way out"))?;
+    let id = id.with_context(|| format!("attaching to {interface} ({index}) on its way {}", hook.name()))?;
     let link = FdLink::try_from(program.take_link(id)?).context("no BPF link")?;
     let existed = pin.exists();
     let beside = with(pin.to_owned(), "%new");
@@ -94,13 +126,13 @@ fn attach_tcx(object: &mut Ebpf, pin: &Path, interface: &str, index: u32) -> Res
     Ok(if existed { Attached::Replaced } else { Attached::New })
 }
 
-fn attach_clsact(object: &mut Ebpf, pin: &Path, interface: &str) -> Result<Attached> {
-    let program = object::classifier(object, Program::Return)?;
+fn attach_clsact(object: &mut Ebpf, pin: &Path, interface: &str, hook: Hook) -> Result<Attached> {
+    let program = object::classifier(object, hook.program())?;
     // Fails where it is already: then the filter can be added, or says why not.
     let _ = qdisc_add_clsact(interface);
     let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
     let (id, how) = if pin.exists() {
-        match program.attach_to_link(filter(interface)?) {
+        match program.attach_to_link(filter(interface, hook)?) {
             Ok(id) => (Some(id), Attached::Replaced),
             // Somebody removed it.
             Err(_) => (None, Attached::New),
@@ -111,8 +143,8 @@ fn attach_clsact(object: &mut Ebpf, pin: &Path, interface: &str) -> Result<Attac
     let id = match id {
         Some(id) => id,
         None => program
-            .attach_with_options(interface, TcAttachType::Egress, TcAttachOptions::Netlink(options))
-            .with_context(|| format!("adding the filter {PRIORITY} to {interface} on its way out"))?,
+            .attach_with_options(interface, hook.attach_type(), TcAttachOptions::Netlink(options))
+            .with_context(|| format!("adding the filter {PRIORITY} to {interface} on its way {}", hook.name()))?,
     };
     // Dropped, it would remove the filter.
     std::mem::forget(program.take_link(id)?);
@@ -127,13 +159,13 @@ fn attach_clsact(object: &mut Ebpf, pin: &Path, interface: &str) -> Result<Attac
 ///
 /// # Errors
 /// The device is gone, or its programs cannot be asked for.
-pub fn is_first(pins: &Pins, interface: &str, index: u32) -> Result<bool> {
-    let pin = tcx_pin(pins, interface, index);
+pub fn is_first(pins: &Pins, interface: &str, index: u32, hook: Hook) -> Result<bool> {
+    let pin = tcx_pin(pins, interface, index, hook);
     if pin.exists() {
-        return heads(&open(&pin)?, interface);
+        return heads(&open(&pin)?, interface, hook);
     }
     // A filter's priority keeps its place.
-    Ok(clsact_pin(pins, interface, index).exists())
+    Ok(clsact_pin(pins, interface, index, hook).exists())
 }
 
 fn open(pin: &Path) -> Result<FdLink> {
@@ -141,51 +173,67 @@ fn open(pin: &Path) -> Result<FdLink> {
     Ok(link.into())
 }
 
-fn heads(link: &FdLink, interface: &str) -> Result<bool> {
+fn heads(link: &FdLink, interface: &str, hook: Hook) -> Result<bool> {
     let info = link.info().context("asking for a link")?;
-    let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Egress)
+    let (_, programs) = SchedClassifier::query_tcx(interface, hook.attach_type())
         .with_context(|| format!("asking for the programs on {interface}"))?;
     Ok(programs.first().is_some_and(|first| first.id() == info.program_id()))
 }
 
-/// Take the program from a device's way out; nothing if it is not there.
+/// Take the program from a device's way; nothing if it is not there.
 ///
 /// # Errors
 /// A pin or the filter cannot be removed.
-pub fn detach(pins: &Pins, interface: &str, index: u32) -> Result<()> {
-    let tcx = tcx_pin(pins, interface, index);
+pub fn detach(pins: &Pins, interface: &str, index: u32, hook: Hook) -> Result<()> {
+    let tcx = tcx_pin(pins, interface, index, hook);
     if tcx.exists() {
         unpin(&tcx)?;
     }
-    let clsact = clsact_pin(pins, interface, index);
+    let clsact = clsact_pin(pins, interface, index, hook);
     if clsact.exists() {
-        // A device that is gone took its filter along.
-        if nix::net::if_::if_nametoindex(interface).is_ok_and(|now| now == index) {
-            drop(filter(interface)?);
-        }
+        release(&clsact)?;
         unpin(&clsact)?;
     }
     Ok(())
 }
 
 /// The filter, which is removed when this is dropped.
-fn filter(interface: &str) -> Result<SchedClassifierLink> {
-    match SchedClassifierLink::attached(interface, TcAttachType::Egress, PRIORITY, HANDLE, None) {
+fn filter(interface: &str, hook: Hook) -> Result<SchedClassifierLink> {
+    match SchedClassifierLink::attached(interface, hook.attach_type(), PRIORITY, HANDLE, None) {
         Ok(link) => Ok(link),
         Err(error) => bail!("{interface}: {error}"),
     }
 }
 
-/// The pin of the TCX link of a device's way out.
-#[must_use]
-pub fn tcx_pin(pins: &Pins, interface: &str, index: u32) -> PathBuf {
-    with(pins.link(interface, index), "%out")
+/// The filter that a pin speaks of is removed, if the pin is one of a filter: removing the pin alone would leave it.
+///
+/// # Errors
+/// The filter cannot be removed.
+pub fn release(pin: &Path) -> Result<()> {
+    let name = pin.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    for hook in [Hook::Out, Hook::In] {
+        let Some(device) = name.strip_suffix(&format!("%clsact-{}", hook.name())) else { continue };
+        let Some((index, interface)) = device.split_once('-') else { continue };
+        let interface = interface.replace("%2e", ".").replace("%25", "%");
+        // A device that is gone took its filter along.
+        let now = nix::net::if_::if_nametoindex(interface.as_str());
+        if now.is_ok_and(|now| now.to_string() == index) {
+            drop(filter(&interface, hook)?);
+        }
+    }
+    Ok(())
 }
 
-/// The pin that says that a device's way out has our filter.
+/// The pin of the TCX link of a device's way.
 #[must_use]
-pub fn clsact_pin(pins: &Pins, interface: &str, index: u32) -> PathBuf {
-    with(pins.link(interface, index), "%clsact")
+pub fn tcx_pin(pins: &Pins, interface: &str, index: u32, hook: Hook) -> PathBuf {
+    with(pins.link(interface, index), &format!("%{}", hook.name()))
+}
+
+/// The pin that says that a device's way has our filter.
+#[must_use]
+pub fn clsact_pin(pins: &Pins, interface: &str, index: u32, hook: Hook) -> PathBuf {
+    with(pins.link(interface, index), &format!("%clsact-{}", hook.name()))
 }
 
 /// Names of devices have their `%` escaped.
