@@ -28,10 +28,10 @@ const TRY: &str = r"
     cargo xtask exec router -- ip route show 198.51.100.0/24";
 
 /// What to ask on an edge.
-const EDGE_COMMANDS: [&str; 2] = ["services", "trace 10.60.0.2:40000 198.51.100.10:80"];
+const EDGE_COMMANDS: &[&str] = &["services", "trace 10.60.0.2:40000 198.51.100.10:80"];
 
 /// What to ask on a node.
-const NODE_COMMANDS: [&str; 3] = ["services", "flows", "trace 10.60.0.2:40000 198.51.100.10:80"];
+const NODE_COMMANDS: &[&str] = &["services", "flows", "trace 10.60.0.2:40000 198.51.100.10:80"];
 
 /// Builds the lab and shows what goes on in it.
 pub(super) fn run(beeline: &Beeline) -> Result<()> {
