@@ -17,8 +17,8 @@ pub(crate) use kernel::Kernel;
 pub(crate) trait Machine: Sized {
     /// A machine with the maps of a fixture file.
     fn new(file: &FixtureFile) -> Result<Self, Error>;
-    /// What becomes of a frame.
-    fn run(&mut self, frame: &[u8]) -> Result<Outcome, Error>;
+    /// What becomes of a frame. The roles of packets that come in are the file's; replies go out by the same maps.
+    fn run(&mut self, role: Role, frame: &[u8]) -> Result<Outcome, Error>;
 }
 
 fn config(file: &FixtureFile) -> Result<Config, Error> {
@@ -28,7 +28,7 @@ fn config(file: &FixtureFile) -> Result<Config, Error> {
 fn surroundings(file: &FixtureFile) -> Surroundings {
     let roles = match file.role {
         Role::Edge => HostRoles { edge: true, node: false },
-        Role::Node => HostRoles { edge: false, node: true },
+        Role::Node | Role::Return => HostRoles { edge: false, node: true },
         Role::EdgeAndNode => HostRoles { edge: true, node: true },
     };
     let addresses = &file.node_addresses;

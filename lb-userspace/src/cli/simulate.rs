@@ -60,6 +60,8 @@ enum Role {
     Node,
     /// Both on one interface.
     EdgeNode,
+    /// Replies of a node's pods, on their way out.
+    Return,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -124,11 +126,13 @@ fn print(arguments: &Arguments) -> Result<()> {
     }
     let mut writer = arguments.write.as_deref().map(Writer::create).transpose()?;
     let mut simulator = Simulator::new(&config, &surroundings(arguments)?)?;
+    let run = if matches!(arguments.role, Some(Role::Return)) { Simulator::run_return } else { Simulator::run };
     let mut number = 0;
     while let Some(captured) = capture.next_packet() {
         number += 1;
         let captured = captured.with_context(|| format!("packet {number}"))?;
-        let outcome = captured.frame.and_then(|frame| simulator.run(&frame).map_err(|error| format!("{error:#}")));
+        let outcome =
+            captured.frame.and_then(|frame| run(&mut simulator, &frame).map_err(|error| format!("{error:#}")));
         if let (Some(writer), Ok(outcome)) = (&mut writer, &outcome)
             && outcome.verdict != "drop"
         {
@@ -151,7 +155,7 @@ fn surroundings(arguments: &Arguments) -> Result<Surroundings> {
     let role = arguments.role.context("--role is missing")?;
     let roles = match role {
         Role::Edge => HostRoles { edge: true, node: false },
-        Role::Node => HostRoles { edge: false, node: true },
+        Role::Node | Role::Return => HostRoles { edge: false, node: true },
         Role::EdgeNode => HostRoles { edge: true, node: true },
     };
     let addresses: BTreeSet<IpAddr> = arguments.node_address.iter().copied().collect();
@@ -182,7 +186,7 @@ fn line<'a>(packet: u64, outcome: &'a std::result::Result<Outcome, String>) -> L
             reason: outcome.reason.name(),
             service: outcome.service.as_deref(),
             backend: outcome.backend,
-            pod: None,
+            pod: outcome.pod,
             length: outcome.bytes.len(),
             bytes: outcome.bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
         },
@@ -194,9 +198,10 @@ fn text(packet: u64, outcome: &std::result::Result<Outcome, String>) -> String {
         Err(error) => format!("{packet:>6}  error: {error}"),
         Ok(outcome) => {
             let service = outcome.service.as_deref().unwrap_or("-");
-            let backend = outcome.backend.map_or_else(|| "-".to_owned(), |backend| backend.to_string());
+            let name = |address: Option<IpAddr>| address.map_or_else(|| "-".to_owned(), |address| address.to_string());
+            let (backend, pod) = (name(outcome.backend), name(outcome.pod));
             let (verdict, reason, length) = (outcome.verdict, outcome.reason.name(), outcome.bytes.len());
-            format!("{packet:>6}  {verdict:<8} {reason:<26} {service:<24} {backend:<24} {length:>5} bytes")
+            format!("{packet:>6}  {verdict:<8} {reason:<26} {service:<24} {backend:<24} {pod:<24} {length:>5} bytes")
         }
     }
 }

@@ -114,6 +114,19 @@ impl HostMaps {
         let reason = stage::run_node(frame, self, &mut trail, &mut Visit::default());
         (reason, trail)
     }
+
+    /// Run a frame that leaves this host through the decisions, as the programs do.
+    #[must_use]
+    pub fn run_return(&self, frame: &mut HostFrame) -> (Reason, Trail) {
+        let mut trail = Trail::default();
+        match stage::run_return(frame, self, &mut trail) {
+            Some(reason) => (reason, trail),
+            None => {
+                let mut trail = Trail::default();
+                (stage::run_return_slow(frame, self, &mut trail), trail)
+            }
+        }
+    }
 }
 
 fn count(counters: &RefCell<Vec<Counter>>, index: u32, bytes: u32) {

@@ -6,7 +6,7 @@ use anyhow::{Context, Error, bail, ensure};
 
 use super::build_ip::{self, IpDefaults};
 use super::build_transport;
-use super::layer::{Arp, Ethernet, Layer, Mac, Payload, PayloadBytes, Vlan};
+use super::layer::{Arp, Ethernet, Layer, Mac, Payload, PayloadBytes, Piece, Vlan};
 
 /// Source address of a frame that comes in.
 pub const ETHERNET_SOURCE: Mac = Mac([2, 0, 0, 0, 0, 0x0a]);
@@ -106,7 +106,7 @@ pub fn build(layers: &[Layer], link: Link<'_>) -> Result<Frame, Error> {
     ensure!(changes.iter().all(is_change), "truncate and pad apply to the finished frame: let no layer follow them");
 
     let received = link.received();
-    let mut tail = build_all(layers, received.map(Frame::packet))?;
+    let mut tail = build_all(layers, &[], received.map(Frame::packet))?;
     let is_link = |layer: &&Layer| matches!(layer, Layer::Ethernet(_) | Layer::Vlan(_));
     let mut network = layers.iter().take_while(is_link).map(link_len).sum();
     if !matches!(layers.first(), Some(Layer::Ethernet(_))) {
@@ -156,6 +156,8 @@ pub(super) struct Tail {
     pub(super) bytes: Vec<u8>,
     pub(super) mask: Vec<u8>,
     next: Option<Next>,
+    /// Where a piece lies in its whole, and whether more follow: for the header before it.
+    piece: Option<(u16, bool)>,
 }
 
 /// How a layer is called by the one before it.
@@ -188,6 +190,10 @@ impl Tail {
         self.next = next;
     }
 
+    pub(super) fn take_piece(&mut self) -> Option<(u16, bool)> {
+        self.piece.take()
+    }
+
     pub(super) fn protocol(&self, layer: &str) -> Result<u8, Error> {
         let protocol = self.next.and_then(|next| next.protocol);
         protocol.with_context(|| format!("{layer}: no layer follows that has a protocol number: set it"))
@@ -199,12 +205,13 @@ impl Tail {
     }
 }
 
-/// Builds layers from the last to the first. `received` is the packet that came in, if any.
-pub(super) fn build_all(layers: &[Layer], received: Option<&[u8]>) -> Result<Tail, Error> {
+/// Builds layers from the last to the first. `outer` are the layers around all of them, `received` is the packet that
+/// came in, if any.
+pub(super) fn build_all(layers: &[Layer], outer: &[Layer], received: Option<&[u8]>) -> Result<Tail, Error> {
     let mut tail = Tail::default();
     for (index, layer) in layers.iter().enumerate().rev() {
-        let enclosing = layers.get(..index).unwrap_or_default();
-        prepend_layer(&mut tail, layer, enclosing, received)?;
+        let enclosing = [outer, layers.get(..index).unwrap_or_default()].concat();
+        prepend_layer(&mut tail, layer, &enclosing, received)?;
     }
     Ok(tail)
 }
@@ -234,6 +241,7 @@ fn prepend_layer(tail: &mut Tail, layer: &Layer, enclosing: &[Layer], received: 
             payload(tail, data);
             Ok(())
         }
+        Layer::Piece(part) => piece(tail, part, enclosing, received),
         Layer::Received(part) => {
             let received = received.context("received: nothing came in before this packet")?;
             let bytes = received.get(part.from..).context("received: `from` is past what came in")?;
@@ -247,6 +255,19 @@ fn prepend_layer(tail: &mut Tail, layer: &Layer, enclosing: &[Layer], received: 
         }
         Layer::Truncate(_) | Layer::Pad(_) => bail!("truncate and pad apply to the whole frame, not to a quote"),
     }
+}
+
+/// Builds the whole and cuts the piece out of it.
+fn piece(tail: &mut Tail, part: &Piece, enclosing: &[Layer], received: Option<&[u8]>) -> Result<(), Error> {
+    ensure!(tail.bytes.is_empty(), "piece: let no layer follow it but pad and truncate");
+    let whole = build_all(&part.of, enclosing, received)?;
+    let length = u16::try_from(whole.bytes.len()).context("piece: the whole does not fit a packet")?;
+    let to = part.to.unwrap_or(length);
+    let bytes = whole.bytes.get(usize::from(part.from)..usize::from(to));
+    tail.prepend(bytes.with_context(|| format!("piece: {} to {to}: there are {length} bytes", part.from))?);
+    tail.name(whole.next);
+    tail.piece = Some((part.from, to < length));
+    Ok(())
 }
 
 /// Source and destination of the nearest IP header around a layer, for the pseudo-header of its checksum.
@@ -311,6 +332,12 @@ pub fn checksum(pieces: &[&[u8]]) -> u16 {
         sum = (sum >> 16) + (sum & 0xffff);
     }
     !(sum as u16)
+}
+
+/// A checksum, or the right one with an error added to it.
+pub(super) fn checksum_field(set: Option<u16>, right: u16, error: u16) -> u16 {
+    let (sum, carry) = right.overflowing_add(error);
+    set.unwrap_or(sum + u16::from(carry))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Error, ensure};
 
-use super::build::{Next, Tail, checksum};
+use super::build::{Next, Tail, checksum, checksum_field};
 use super::layer::{Auth, Fragment, Ipv4, Ipv6, Options, Routing, Wild};
 
 /// The client's IPv4 address, where a packet names none.
@@ -52,7 +52,8 @@ fn octets(address: IpAddr) -> Vec<u8> {
 
 pub(super) fn ipv4(tail: &mut Tail, header: &Ipv4, defaults: IpDefaults) -> Result<(), Error> {
     ensure!(header.dscp < 64, "ipv4: dscp: {}: has 6 bits", header.dscp);
-    ensure!(header.offset.is_multiple_of(8), "ipv4: offset: {} is not a multiple of 8", header.offset);
+    let (offset, more) = tail.take_piece().unwrap_or((header.offset, header.mf));
+    ensure!(offset.is_multiple_of(8), "ipv4: offset: {offset} is not a multiple of 8");
     let mut options = header.options.0.clone();
     options.resize(options.len().next_multiple_of(4), 0);
     ensure!(options.len() <= 40, "ipv4: options: {} bytes do not fit 40", options.len());
@@ -66,20 +67,20 @@ pub(super) fn ipv4(tail: &mut Tail, header: &Ipv4, defaults: IpDefaults) -> Resu
     let ihl = header.ihl.unwrap_or((length / 4) as u8);
     ensure!(version < 16 && ihl < 16, "ipv4: version and ihl have 4 bits");
     let total = header.total_length.map_or_else(|| (length + tail.bytes.len()).try_into(), Ok)?;
-    let df = header.df.unwrap_or(!header.mf && header.offset == 0);
-    let flags = u16::from(header.reserved) << 15 | u16::from(df) << 14 | u16::from(header.mf) << 13;
+    let df = header.df.unwrap_or(!more && offset == 0);
+    let flags = u16::from(header.reserved) << 15 | u16::from(df) << 14 | u16::from(more) << 13;
 
     let (src, dst) = ipv4_addresses(header, defaults);
     let mut bytes = vec![version << 4 | ihl, header.dscp << 2 | header.ecn as u8];
     bytes.extend(total.to_be_bytes());
     bytes.extend(header.id.unwrap_or(id).to_be_bytes());
-    bytes.extend((flags | (header.offset / 8)).to_be_bytes());
+    bytes.extend((flags | (offset / 8)).to_be_bytes());
     bytes.extend([header.ttl.unwrap_or(ttl), header.protocol.map_or_else(|| tail.protocol("ipv4"), Ok)?]);
     bytes.extend([0, 0]);
     bytes.extend(octets(src));
     bytes.extend(octets(dst));
     bytes.extend(options);
-    let sum = header.checksum.unwrap_or_else(|| checksum(&[&bytes]));
+    let sum = checksum_field(header.checksum, checksum(&[&bytes]), header.checksum_error);
     bytes[10..12].copy_from_slice(&sum.to_be_bytes());
     tail.prepend(&bytes);
     tail.name(Some(Next::IPV4));
@@ -88,6 +89,7 @@ pub(super) fn ipv4(tail: &mut Tail, header: &Ipv4, defaults: IpDefaults) -> Resu
 
 pub(super) fn ipv6(tail: &mut Tail, header: &Ipv6, defaults: IpDefaults) -> Result<(), Error> {
     ensure!(header.dscp < 64, "ipv6: dscp: {}: has 6 bits", header.dscp);
+    ensure!(tail.take_piece().is_none(), "ipv6: a piece needs a fragment header before it");
     let (hop_limit, label) = match defaults {
         IpDefaults::Client => (57, Wild::Value(0x12345)),
         IpDefaults::Tunnel => (64, Wild::Any(super::layer::AnyWord::Any)),
@@ -150,10 +152,11 @@ pub(super) fn routing(tail: &mut Tail, header: &Routing) -> Result<(), Error> {
 }
 
 pub(super) fn fragment(tail: &mut Tail, header: &Fragment) -> Result<(), Error> {
-    ensure!(header.offset.is_multiple_of(8), "fragment: offset: {} is not a multiple of 8", header.offset);
+    let (offset, more) = tail.take_piece().unwrap_or((header.offset, header.more));
+    ensure!(offset.is_multiple_of(8), "fragment: offset: {offset} is not a multiple of 8");
     let next = header.next_header.map_or_else(|| tail.protocol("fragment"), Ok)?;
     let mut bytes = vec![next, 0];
-    bytes.extend((header.offset | u16::from(header.more)).to_be_bytes());
+    bytes.extend((offset | u16::from(more)).to_be_bytes());
     bytes.extend(header.id.to_be_bytes());
     tail.prepend(&bytes);
     tail.name(Some(Next::protocol(44)));

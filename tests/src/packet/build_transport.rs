@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Error, bail, ensure};
 
-use super::build::{Next, Tail, build_all, checksum};
+use super::build::{Next, Tail, build_all, checksum, checksum_field};
 use super::layer::{Icmp, Tcp, Udp};
 
 const PROTOCOL_ICMP: u8 = 1;
@@ -47,7 +47,8 @@ pub(super) fn tcp(tail: &mut Tail, header: &Tcp, addresses: (IpAddr, IpAddr)) ->
     bytes.extend(header.urgent.to_be_bytes());
     bytes.extend(options);
     tail.prepend(&bytes);
-    let sum = header.checksum.map_or_else(|| pseudo_checksum(addresses, PROTOCOL_TCP, &tail.bytes), Ok)?;
+    let sum = pseudo_checksum(addresses, PROTOCOL_TCP, &tail.bytes)?;
+    let sum = checksum_field(header.checksum, sum, header.checksum_error);
     tail.bytes[16..18].copy_from_slice(&sum.to_be_bytes());
     tail.name(Some(Next::protocol(PROTOCOL_TCP)));
     Ok(())
@@ -63,10 +64,12 @@ pub(super) fn udp(tail: &mut Tail, header: &Udp, addresses: (IpAddr, IpAddr)) ->
     let sum = match header.checksum {
         Some(sum) => sum,
         // A sum that comes out as 0 is sent as its other form: 0 says that there is none (RFC 768).
-        None => match pseudo_checksum(addresses, PROTOCOL_UDP, &tail.bytes)? {
-            0 => 0xffff,
-            sum => sum,
-        },
+        None => {
+            match checksum_field(None, pseudo_checksum(addresses, PROTOCOL_UDP, &tail.bytes)?, header.checksum_error) {
+                0 => 0xffff,
+                sum => sum,
+            }
+        }
     };
     tail.bytes[6..8].copy_from_slice(&sum.to_be_bytes());
     tail.name(Some(Next::protocol(PROTOCOL_UDP)));
@@ -76,7 +79,7 @@ pub(super) fn udp(tail: &mut Tail, header: &Udp, addresses: (IpAddr, IpAddr)) ->
 /// The message with its checksum 0: header, then the quote, then what follows.
 fn icmp_message(tail: &mut Tail, header: &Icmp, mtu_bits: u32, received: Option<&[u8]>) -> Result<(), Error> {
     if !header.quote.is_empty() {
-        let quote = build_all(&header.quote, received)?.bytes;
+        let quote = build_all(&header.quote, &[], received)?.bytes;
         let length = header.quote_bytes.unwrap_or(quote.len());
         let quote = quote.get(..length).with_context(|| format!("quoteBytes: {length}: there are {}", quote.len()))?;
         tail.prepend(quote);
@@ -99,7 +102,7 @@ fn icmp_message(tail: &mut Tail, header: &Icmp, mtu_bits: u32, received: Option<
 
 pub(super) fn icmp(tail: &mut Tail, header: &Icmp, received: Option<&[u8]>) -> Result<(), Error> {
     icmp_message(tail, header, 16, received)?;
-    let sum = header.checksum.unwrap_or_else(|| checksum(&[&tail.bytes]));
+    let sum = checksum_field(header.checksum, checksum(&[&tail.bytes]), header.checksum_error);
     tail.bytes[2..4].copy_from_slice(&sum.to_be_bytes());
     tail.name(Some(Next::protocol(PROTOCOL_ICMP)));
     Ok(())
@@ -112,7 +115,8 @@ pub(super) fn icmpv6(
     received: Option<&[u8]>,
 ) -> Result<(), Error> {
     icmp_message(tail, header, 32, received)?;
-    let sum = header.checksum.map_or_else(|| pseudo_checksum(addresses, PROTOCOL_ICMPV6, &tail.bytes), Ok)?;
+    let sum = pseudo_checksum(addresses, PROTOCOL_ICMPV6, &tail.bytes)?;
+    let sum = checksum_field(header.checksum, sum, header.checksum_error);
     tail.bytes[2..4].copy_from_slice(&sum.to_be_bytes());
     tail.name(Some(Next::protocol(PROTOCOL_ICMPV6)));
     Ok(())

@@ -2,7 +2,7 @@
 //!
 //! ```yaml
 //! description: What the packets of this file are about.
-//! role: edge                      # edge | node | edge+node
+//! role: edge                      # edge | node | edge+node | return
 //! config: {…}                     # the configuration of this file's packets
 //! nodeAddresses: [10.0.0.11]      # the host's own addresses as a node; by default each backend's
 //! nextHop: {mtu: 1400}            # by default as `beeline simulate` makes it up
@@ -18,11 +18,18 @@
 //! - name: several                 # packets that follow each other: `sequence` has a list of such steps
 //!   description: …
 //!   sequence: [{in: […], verdict: …}, …]
+//! - name: replies                 # a step may be another role's, through the same maps: a pod's replies after requests
+//!   description: …
+//!   sequence: [{role: node, in: […], pod: 10.244.1.10, …}, {role: return, in: […], …}]
 //! ```
 //!
 //! All packets of a file run in order through the same maps. `out` may be left out where the frame comes out as it
 //! came in. Its link layer is implied: the next hop's addresses in what is sent on, swapped in an answer, as it came in
 //! what is passed; VLAN tags stay.
+//!
+//! `pod` is an address, `none`, or `any` of the file's pods. Which one of several a packet goes to is known by the tables
+//! alone: with `any` the destination of the first IP header of `out` is the pod that was chosen, whichever it is, and
+//! `samePodAs: 0` and `otherPodThan: 0` compare it with that of a step of the same fixture, by its number.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -31,9 +38,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Error, ensure};
 use serde::Deserialize;
 
+use raw::{NONE, RawFile, RawFixture};
+
 use super::build::{Frame, Link, build};
 use super::describe;
 use super::layer::{Layer, Mac};
+
+mod raw;
 
 /// Which programs run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -46,6 +57,8 @@ pub enum Role {
     /// Both, on one device.
     #[serde(rename = "edge+node")]
     EdgeAndNode,
+    /// The replies of a node's pods, on their way out.
+    Return,
 }
 
 /// What becomes of a packet.
@@ -121,9 +134,22 @@ pub struct Fixture {
     pub steps: Vec<Step>,
 }
 
+/// The pod that is expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodWanted {
+    /// None.
+    None,
+    /// This one.
+    Address(IpAddr),
+    /// One of several.
+    Any,
+}
+
 /// One packet and what is expected of it.
 #[derive(Debug)]
 pub struct Step {
+    /// Which programs run.
+    pub role: Role,
     /// The frame that comes in.
     pub received: Frame,
     /// What becomes of it.
@@ -134,8 +160,16 @@ pub struct Step {
     pub service: Option<String>,
     /// The backend's address, or `none`; not compared if absent.
     pub backend: Option<String>,
-    /// The frame that comes out.
+    /// The pod; not compared if absent.
+    pub pod: Option<PodWanted>,
+    /// The number of a step of the fixture that has the same pod.
+    pub same_pod_as: Option<usize>,
+    /// The number of a step of the fixture that has another pod.
+    pub other_pod_than: Option<usize>,
+    /// The frame that comes out; where any pod may be chosen, with the destination that `out` has.
     pub expected: Frame,
+    /// What comes out, where any pod may be chosen.
+    out: Option<Vec<Layer>>,
 }
 
 /// What a program did with a packet.
@@ -149,15 +183,17 @@ pub struct Outcome {
     pub service: Option<String>,
     /// The backend that was chosen, if any.
     pub backend: Option<IpAddr>,
+    /// The pod that was chosen, if any.
+    pub pod: Option<IpAddr>,
     /// The frame that came out; as it came in for a drop.
     pub bytes: Vec<u8>,
 }
 
 impl Step {
-    /// What is not as expected, for people; nothing if all is.
+    /// What is not as expected, for people; nothing if all is. `pods` are those of the fixture's steps before.
     #[must_use]
-    pub fn difference(&self, outcome: &Outcome) -> Option<String> {
-        let Outcome { verdict, reason, service, backend, bytes } = outcome;
+    pub fn difference(&self, outcome: &Outcome, pods: &[Option<IpAddr>]) -> Option<String> {
+        let Outcome { verdict, reason, service, backend, pod, bytes } = outcome;
         let backend = backend.map(|address| address.to_string());
         let mut text = String::new();
         let mut compare = |what: &str, wanted: &str, got: &str| {
@@ -172,10 +208,40 @@ impl Step {
                 compare(what, wanted, got.as_deref().unwrap_or(NONE));
             }
         }
-        if let Some(difference) = describe::difference(&self.expected, bytes) {
-            text.push_str(&difference);
+        text.extend(self.pod_difference(*pod, pods));
+        match self.expected_with(*pod) {
+            Ok(expected) => text.extend(describe::difference(&expected, bytes)),
+            Err(error) => text.push_str(&format!("{error:#}\n")),
         }
         (!text.is_empty()).then(|| format!("came in:\n{}{text}", describe::describe(&self.received.bytes)))
+    }
+
+    fn pod_difference(&self, pod: Option<IpAddr>, pods: &[Option<IpAddr>]) -> Option<String> {
+        let wanted = match (self.pod, pod) {
+            (Some(PodWanted::None), Some(_)) => NONE.to_owned(),
+            (Some(PodWanted::Any), None) => "any".to_owned(),
+            (Some(PodWanted::Address(wanted)), pod) if pod != Some(wanted) => wanted.to_string(),
+            _ => match (self.same_pod_as.map(|step| pods[step]), self.other_pod_than.map(|step| pods[step])) {
+                (Some(same), _) if same != pod => format!("the same as before, {same:?}"),
+                (_, Some(other)) if other == pod => "another than before".to_owned(),
+                _ => return None,
+            },
+        };
+        let got = pod.map_or_else(|| NONE.to_owned(), |pod| pod.to_string());
+        Some(format!("pod: wanted {wanted}, got {got}\n"))
+    }
+
+    /// What should come out if this pod was chosen.
+    fn expected_with(&self, pod: Option<IpAddr>) -> Result<Frame, Error> {
+        let (Some(out), Some(pod)) = (&self.out, pod) else { return Ok(self.expected.clone()) };
+        let mut out = out.clone();
+        let turned = out.iter_mut().any(|layer| match (layer, pod) {
+            (Layer::Ipv4(header), IpAddr::V4(pod)) => header.dst.replace(pod).is_some(),
+            (Layer::Ipv6(header), IpAddr::V6(pod)) => header.dst.replace(pod).is_some(),
+            _ => false,
+        });
+        ensure!(turned, "out: no IP header with `dst` for pod {pod}");
+        build(&out, Link::AsReceived(&self.received)).context("out")
     }
 }
 
@@ -195,7 +261,7 @@ impl FixtureFile {
         let fixture = |raw_fixture: RawFixture| {
             let name = raw_fixture.name.clone();
             ensure!(names.insert(name.clone()), "packet {name}: the file has this name twice");
-            raw_fixture.check(&raw.next_hop).with_context(|| format!("packet {name}"))
+            raw_fixture.check(raw.role, &raw.next_hop).with_context(|| format!("packet {name}"))
         };
         let fixtures: Vec<_> = raw.packets.into_iter().map(fixture).collect::<Result<_, _>>()?;
         ensure!(!fixtures.is_empty(), "packets: there are none");
@@ -223,179 +289,5 @@ impl FixtureFile {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct RawFile {
-    description: String,
-    role: Role,
-    config: serde_json::Value,
-    #[serde(default)]
-    node_addresses: Vec<IpAddr>,
-    #[serde(default)]
-    next_hop: NextHop,
-    packets: Vec<RawFixture>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct RawFixture {
-    name: String,
-    description: String,
-    sequence: Option<Vec<RawStep>>,
-    #[serde(rename = "in")]
-    received: Option<Vec<Layer>>,
-    verdict: Option<Verdict>,
-    reason: Option<String>,
-    service: Option<String>,
-    backend: Option<String>,
-    out: Option<Vec<Layer>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct RawStep {
-    #[serde(rename = "in")]
-    received: Vec<Layer>,
-    verdict: Verdict,
-    reason: String,
-    service: Option<String>,
-    backend: Option<String>,
-    out: Option<Vec<Layer>>,
-}
-
-impl RawFixture {
-    fn check(self, next_hop: &NextHop) -> Result<Fixture, Error> {
-        let Self { name, description, sequence, received, verdict, reason, service, backend, out } = self;
-        ensure!(!description.is_empty(), "description: say what the packet shows");
-        let steps = match (sequence, received, verdict, reason) {
-            (Some(steps), None, None, None) if service.is_none() && backend.is_none() && out.is_none() => steps,
-            (None, Some(received), Some(verdict), Some(reason)) => {
-                vec![RawStep { received, verdict, reason, service, backend, out }]
-            }
-            _ => anyhow::bail!("it has either in, verdict and reason, or a sequence of such steps"),
-        };
-        let check = |(index, step): (usize, RawStep)| step.check(next_hop).with_context(|| format!("step {index}"));
-        let steps = steps.into_iter().enumerate().map(check).collect::<Result<_, _>>()?;
-        Ok(Fixture { name, description, steps })
-    }
-}
-
-/// What a fixture says where no service or backend may be chosen.
-const NONE: &str = "none";
-/// What is sent on to a backend; it names the service and the backend.
-const SENT_ON: [&str; 3] = ["forwarded", "fragment_forwarded", "icmp_error_forwarded"];
-/// What passes changed.
-const PASSED_CHANGED: &str = "decapsulated";
-
-impl RawStep {
-    fn check(self, next_hop: &NextHop) -> Result<Step, Error> {
-        let Self { received, verdict, reason, service, backend, out } = self;
-        let received = build(&received, Link::Incoming).context("in")?;
-        let sent_on = SENT_ON.contains(&reason.as_str());
-        let changed = verdict == Verdict::Tx || reason == PASSED_CHANGED;
-        ensure!(out.is_some() == changed, "out: {} has {}", reason, if changed { "one" } else { "none" });
-        ensure!(!sent_on || service.is_some() && backend.is_some(), "{reason} needs service and backend");
-        let expected = match out {
-            None => received.clone(),
-            Some(layers) => {
-                let link = match verdict {
-                    Verdict::Tx if sent_on => Link::NextHop {
-                        received: &received,
-                        source: next_hop.source_mac,
-                        destination: next_hop.destination_mac,
-                    },
-                    Verdict::Tx => Link::Swapped(&received),
-                    Verdict::Pass | Verdict::Drop => Link::AsReceived(&received),
-                };
-                build(&layers, link).context("out")?
-            }
-        };
-        Ok(Step { received, verdict, reason, service, backend, expected })
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(packets: &str) -> Result<FixtureFile, Error> {
-        let text = format!("description: d\nrole: edge\nconfig: {{a: 1}}\npackets:\n{packets}");
-        FixtureFile::parse(Path::new("x.yaml"), &text)
-    }
-
-    #[test]
-    fn one_packet_and_a_sequence() {
-        let file = parse(
-            "- {name: a, description: d, in: [arp: {}], verdict: pass, reason: not_ours}\n\
-             - name: b\n  description: d\n  sequence:\n  \
-             - {in: [ipv4: {}, tcp: {}], verdict: drop, reason: unknown_port}\n  \
-             - {in: [ipv4: {}, tcp: {}], verdict: tx, reason: forwarded, service: s/p, backend: 10.0.0.11, \
-                  out: [tunnel4: {}, received: {}]}\n",
-        )
-        .unwrap();
-        assert_eq!(file.config, r#"{"a":1}"#);
-        assert_eq!(file.fixtures.iter().map(|f| f.steps.len()).collect::<Vec<_>>(), [1, 2]);
-        let sent = &file.fixtures[1].steps[1];
-        assert_eq!(sent.expected.bytes[..14], [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0]);
-        assert_eq!(sent.expected.bytes[34..], sent.received.bytes[14..]);
-        assert_eq!(file.fixtures[0].steps[0].expected, file.fixtures[0].steps[0].received);
-    }
-
-    #[test]
-    fn an_outcome_is_compared_in_all_that_the_fixture_says() {
-        let file = parse(
-            "- {name: a, description: d, in: [ipv4: {}, tcp: {}], verdict: drop, reason: no_backend, service: s/p, \
-                backend: none}\n\
-             - {name: b, description: d, in: [ipv4: {}, tcp: {}], verdict: tx, reason: forwarded, service: s/p, \
-                backend: 10.0.0.11, out: [tunnel4: {}, received: {}]}\n",
-        )
-        .unwrap();
-        let outcome = |step: &Step, backend: Option<&str>| Outcome {
-            verdict: step.verdict.name().into(),
-            reason: step.reason.clone(),
-            service: step.service.clone(),
-            backend: backend.map(|address| address.parse().unwrap()),
-            bytes: step.expected.bytes.clone(),
-        };
-        let dropped = &file.fixtures[0].steps[0];
-        assert_eq!(dropped.difference(&outcome(dropped, None)), None);
-        assert!(
-            dropped.difference(&outcome(dropped, Some("10.0.0.11"))).unwrap().contains("wanted none, got 10.0.0.11")
-        );
-
-        let sent = &file.fixtures[1].steps[0];
-        let good = outcome(sent, Some("10.0.0.11"));
-        assert_eq!(sent.difference(&good), None);
-        let texts = [
-            ("verdict: wanted tx, got redirect", Outcome { verdict: "redirect".into(), ..good.clone() }),
-            ("reason: wanted forwarded, got echo_reply", Outcome { reason: "echo_reply".into(), ..good.clone() }),
-            ("service: wanted s/p, got none", Outcome { service: None, ..good.clone() }),
-            ("backend: wanted 10.0.0.11, got none", Outcome { backend: None, ..good.clone() }),
-            ("bytes differ", Outcome { bytes: sent.received.bytes.clone(), ..good }),
-        ];
-        for (text, outcome) in texts {
-            let difference = sent.difference(&outcome).unwrap();
-            assert!(difference.contains(text) && difference.starts_with("came in:"), "{difference}");
-        }
-    }
-
-    #[test]
-    fn contradictions_are_refused() {
-        let error = |packets: &str| format!("{:#}", parse(packets).unwrap_err());
-        let pass = "- {name: a, description: d, in: [arp: {}], verdict: pass, reason: not_ours}\n";
-        assert!(error(&format!("{pass}{pass}")).contains("packet a: the file has this name twice"));
-        assert!(
-            error("- {name: a, description: d, in: [arp: {}], verdict: tx, reason: echo_reply}").contains("has one")
-        );
-        assert!(
-            error("- {name: a, description: d, in: [arp: {}], verdict: drop, reason: martian_source, out: [arp: {}]}")
-                .contains("has none")
-        );
-        assert!(
-            error("- {name: a, description: d, in: [arp: {}], verdict: tx, reason: forwarded, out: [arp: {}]}")
-                .contains("needs service and backend")
-        );
-        assert!(error("- {name: a, description: d, in: [arp: {}], verdict: pass}").contains("either in, verdict"));
-        assert!(error("- {name: a, description: d, in: [arp: {}], verdict: pas, reason: x}").contains("pas"));
-    }
-}
+mod tests;

@@ -46,6 +46,8 @@ pub enum Layer {
     Icmpv6(Icmp),
     /// Data.
     Payload(Payload),
+    /// A fragment's part of what an IP header has behind it; the header before says where it lies.
+    Piece(Piece),
     /// What came in, from its IP header on, without Ethernet padding. Only in what is expected to come out.
     Received(Received),
     /// Cut the finished frame to this many bytes. Nothing but `pad` may follow.
@@ -132,11 +134,11 @@ pub struct Ipv4 {
     pub id: Option<u16>,
     /// Don't fragment; by default set, except in fragments.
     pub df: Option<bool>,
-    /// More fragments.
+    /// More fragments; a `piece` that follows says it by itself.
     pub mf: bool,
     /// The reserved bit of the flags.
     pub reserved: bool,
-    /// Fragment offset in bytes, a multiple of 8.
+    /// Fragment offset in bytes, a multiple of 8; a `piece` that follows says it by itself.
     pub offset: u16,
     /// Options; filled with zeros to a multiple of 4 bytes.
     pub options: Hex,
@@ -150,6 +152,8 @@ pub struct Ipv4 {
     pub total_length: Option<u16>,
     /// Header checksum.
     pub checksum: Option<u16>,
+    /// What is added to the right checksum in one's complement: an error that no incremental update may mend.
+    pub checksum_error: u16,
 }
 
 /// Fields of an IPv6 header.
@@ -261,6 +265,8 @@ pub struct Tcp {
     pub data_offset: Option<u8>,
     /// Checksum.
     pub checksum: Option<u16>,
+    /// What is added to the right checksum, as in [`Ipv4`].
+    pub checksum_error: u16,
 }
 
 /// Fields of a UDP header.
@@ -275,6 +281,8 @@ pub struct Udp {
     pub length: Option<u16>,
     /// Checksum; 0 is "none" (RFC 768).
     pub checksum: Option<u16>,
+    /// What is added to the right checksum, as in [`Ipv4`].
+    pub checksum_error: u16,
 }
 
 /// Fields of an ICMP or ICMPv6 message. What `quote` has comes before the layers that follow.
@@ -300,6 +308,8 @@ pub struct Icmp {
     pub quote_bytes: Option<usize>,
     /// Checksum.
     pub checksum: Option<u16>,
+    /// What is added to the right checksum, as in [`Ipv4`].
+    pub checksum_error: u16,
 }
 
 /// Data: so many bytes that count up from 0, or these.
@@ -320,6 +330,19 @@ pub enum PayloadBytes {
     Hex(Hex),
     /// As text.
     Text(String),
+}
+
+/// A part of layers that were built as if they were whole, so that their checksums are those of the whole.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Piece {
+    /// All that the whole packet has behind its IP header, or behind IPv6's fragment header.
+    pub of: Vec<Layer>,
+    /// From this byte of it: the fragment's offset.
+    #[serde(default)]
+    pub from: u16,
+    /// Up to this byte, which is not in it any more; by default to the end.
+    pub to: Option<u16>,
 }
 
 /// Which part of what came in.

@@ -200,3 +200,27 @@ fn checksum_of_the_rfc() {
     assert_eq!(checksum(&[&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]]), !0xddf2);
     assert_eq!(checksum(&[&[0x00, 0x01], &[0xf2]]), !0xf201);
 }
+
+/// Put together again, the fragments are the whole packet with its checksum.
+#[test]
+fn pieces_are_those_of_the_whole() {
+    let whole = frame("[ipv4: {id: 7, df: false}, udp: {}, payload: 100]");
+    let first = frame("[ipv4: {id: 7}, piece: {of: [udp: {}, payload: 100], to: 64}]");
+    let last = frame("[ipv4: {id: 7}, piece: {of: [udp: {}, payload: 100], from: 64}]");
+    assert_eq!([&first.bytes[34..], &last.bytes[34..]].concat(), whole.bytes[34..]);
+    assert_eq!((&first.bytes[20..22], &last.bytes[20..22]), (&[0x20, 0][..], &[0, 8][..]));
+    assert_eq!((first.bytes[23], last.bytes[23]), (17, 17));
+    let six = frame("[ipv6: {}, fragment: {id: 7}, piece: {of: [tcp: {}, payload: 100], from: 64}]");
+    assert_eq!(six.bytes[54..62], [6, 0, 0, 64, 0, 0, 0, 7]);
+    assert_eq!(six.bytes[62..], frame("[ipv6: {}, tcp: {}, payload: 100]").bytes[54 + 64..]);
+}
+
+/// RFC 1624: an incremental update keeps the error of the sum.
+#[test]
+fn an_error_is_added_to_the_right_checksum() {
+    let (right, wrong) = (frame("[ipv4: {}, tcp: {}]"), frame("[ipv4: {}, tcp: {checksumError: 0xffff}]"));
+    assert!(right.matches(&wrong.bytes), "0xffff is minus zero");
+    let wrong = frame("[ipv4: {}, tcp: {checksumError: 1}]");
+    let field = |frame: &Frame| u16::from_be_bytes([frame.bytes[50], frame.bytes[51]]);
+    assert_eq!(field(&wrong), field(&right) + 1);
+}
