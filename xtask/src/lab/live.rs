@@ -73,7 +73,7 @@ fn explain_files(lab: &mut Rig) {
             }
         }
         let (host, file) = (node.host().name(), node.file().display());
-        println!("    cargo xtask exec {host}  -- sed -i '/10.244.1.12/s/weight: 100/&, state: draining/' {file}");
+        println!("    cargo xtask exec {host}  -- sed -i 's/10.244.1.12\", weight: 100/&, state: draining/' {file}");
     }
 }
 

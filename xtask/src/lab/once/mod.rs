@@ -40,6 +40,7 @@ pub(super) fn run(beeline: &Beeline) -> Result<()> {
         loss::agents(&mut lab, &mut problems)?;
         loss::edge(&lab, &mut problems)?;
         access_logs(&lab, &mut problems)?;
+        reasons(&mut lab)?;
         Ok((problems, lab.pids()))
     })?;
     let left: Vec<u32> = pids.into_iter().filter(|pid| fs::exists(format!("/proc/{pid}")).unwrap_or(true)).collect();
@@ -72,6 +73,25 @@ fn fared(long: &mut LongConnections, whose: impl Fn(&str) -> bool) -> [Fared; 2]
         sum.broken += fared.broken;
     }
     sums
+}
+
+/// What the programs say of all that they saw. The agents that were killed are started anew, and adopt what is there.
+fn reasons(lab: &mut Rig) -> Result<()> {
+    lab.agents.edges[0].restart()?;
+    lab.agents.nodes[0].restart()?;
+    let mut table = Table::new(&["host", "packets by reason"]);
+    for agent in lab.agents.all() {
+        let status = agent.json("status")?;
+        let reasons = status["reasons"].as_object().with_context(|| format!("no reasons in {status}"))?;
+        let mut counted: Vec<_> =
+            reasons.iter().filter_map(|(reason, count)| Some((count.as_u64()?, reason))).collect();
+        counted.retain(|(count, _)| *count > 0);
+        counted.sort_by(|a, b| b.cmp(a));
+        let text: Vec<String> = counted.iter().map(|(count, reason)| format!("{reason} {count}")).collect();
+        table.row(vec![agent.host().name().to_owned(), text.join("  ")]);
+    }
+    println!("The killed agents started anew, and what the programs saw all the while:\n{table}");
+    Ok(())
 }
 
 /// nginx's own word: who its clients were.
