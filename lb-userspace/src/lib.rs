@@ -6,6 +6,7 @@
 //! - [`neighbours`]: next hops from the kernel's routes and neighbours.
 //! - [`plan`]: the changes between what is there and what is wanted, in a safe order.
 //! - [`datapath`]: BPF maps and programs.
+//! - [`nat_exemption`]: a table of nftables that keeps pods' replies out of the node's NAT.
 //! - [`status`]: what the agent says of itself.
 //! - [`metrics`]: the same as Prometheus metrics.
 //! - [`server`]: where both can be asked for.
@@ -19,6 +20,7 @@ pub mod datapath;
 pub mod doctor;
 pub mod metrics;
 pub mod model;
+pub mod nat_exemption;
 pub mod neighbours;
 pub mod plan;
 pub mod server;

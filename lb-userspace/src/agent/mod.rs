@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::config::{self, Config};
 use crate::datapath::{self, Datapath};
 use crate::model::{self, Desired};
+use crate::nat_exemption::NatExemption;
 use crate::neighbours::{Neighbours, Snapshot};
 use crate::plan::{self, Host, HostRoles, Step};
 use crate::server::Server;
@@ -87,6 +88,7 @@ struct Agent {
     desired: Desired,
     datapath: Datapath,
     interfaces: Interfaces,
+    nat_exemption: NatExemption,
     routes: Routes,
     destinations: watch::Sender<BTreeSet<IpAddr>>,
     /// Pods of this host, whose devices are looked for.
@@ -116,6 +118,7 @@ impl Agent {
         let read = std::fs::read(&file).unwrap_or_default();
         Ok(Self {
             interfaces: Interfaces::new(&config),
+            nat_exemption: NatExemption::new(&config.pin_path),
             file,
             config,
             read,
@@ -165,7 +168,7 @@ impl Agent {
                     let _ = question.send(self.report());
                 }
                 () = sleep_until(wake) => self.converge(),
-                _ = look.tick() => if self.interfaces.lost_a_place(&self.datapath.pins) {
+                _ = look.tick() => if self.interfaces.lost_a_place(&self.datapath.pins) || self.nat_exemption.lost() {
                     self.converge();
                 },
                 _ = terminate.recv() => break,
@@ -296,6 +299,9 @@ impl Agent {
         for step in plan::steps(&actual, &wanted) {
             self.carry_out(&step);
         }
+        if let Err(error) = self.nat_exemption.apply(&wanted.replies, &wanted.internal, self.desired.nat_exemption) {
+            self.problems.push(format!("{error:#}"));
+        }
         // What is tried again and again is said once.
         for (key, error) in self.failed.iter().filter(|(key, error)| failed.get(key) != Some(error)) {
             let label = self.desired.services.get(key).map(|service| service.label(key));
@@ -389,10 +395,12 @@ pub async fn detach(pin_path: &Path) -> Result<String> {
     let removed = datapath::pins::Pins::new(pin_path).remove()?;
     let neighbours = if removed.links > 0 { crate::neighbours::release().await? } else { 0 };
     let path = pin_path.display();
-    Ok(match (removed.links, removed.maps) {
+    let pins = match (removed.links, removed.maps) {
         (0, 0) => format!("nothing is pinned under {path}"),
         (links, maps) => {
             format!("{path}: {links} programs left their interfaces, {maps} maps and {neighbours} neighbours released")
         }
-    })
+    };
+    let mut exemption = NatExemption::new(pin_path);
+    Ok(if exemption.remove()? { format!("{pins}; nftables' table {} removed", exemption.table()) } else { pins })
 }
