@@ -95,6 +95,8 @@ fn host_and_kernel_agree_on_packets_that_nobody_wrote() {
                     (host, Ok(kernel)) if host == kernel => {
                         reasons.insert(host.reason);
                     }
+                    // On TC a test run takes no frame without the header that its EtherType speaks of (kernel 6.18).
+                    (_, Err(_)) if step.role == Role::Return && frame.len() < 14 + 40 => {}
                     (host, kernel) => {
                         faults.push(format!("from {name}\n{}host {host:?}\nkernel {kernel:?}\n", describe(&frame)))
                     }
