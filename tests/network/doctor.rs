@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use beeline_tests::bed::policies::{drop_invalid, masquerade, nft, no_masquerade};
-use beeline_tests::bed::{Agent, Bed, Fabric, Host, Rig, Shape};
+use beeline_tests::bed::{Agent, Bed, Fabric, Host, Rig, Shape, eventually};
 use lb_userspace::config;
 use lb_userspace::datapath::Datapath;
 use lb_userspace::datapath::links::tc::{self, Hook, Way};
@@ -68,6 +68,11 @@ impl Patient<'_> {
         ensure!(self.finds(wanted).is_err(), "{way_out} does not help against {line}");
         self.shell(then)?;
         self.is_well().with_context(|| format!("after {line}"))
+    }
+
+    /// As [`Patient::finds`], in time: a link ends a moment after its pin.
+    fn comes_to(&self, wanted: Wanted<'_>) -> Result<()> {
+        eventually("a finding", PATIENCE, || self.finds(wanted)).map(drop)
     }
 
     fn shell(&self, line: &str) -> Result<()> {
@@ -138,12 +143,12 @@ fn settings_and_rules_of_a_node_with_pods() -> Result<()> {
             wanted,
             "sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=0; nft delete table inet drop-invalid",
         )?;
-        let elsewhere = "chain c { type filter hook forward priority 0; iifname \"wg0\" ct state invalid drop; }";
-        nft(&node.host, &format!("table inet elsewhere {{ {elsewhere} }}"))?;
+        let elsewhere = "chain c { type filter hook forward priority 0;\niifname \"wg0\" ct state invalid drop\n}";
+        nft(&node.host, &format!("table inet elsewhere {{\n{elsewhere}\n}}\n"))?;
         node.is_well()?;
         node.shell("nft delete table inet elsewhere")?;
-        let reverse = "chain c { type filter hook prerouting priority -300; fib saddr . iif oif missing drop; }";
-        nft(&node.host, &format!("table inet reverse {{ {reverse} }}"))?;
+        let reverse = "chain c { type filter hook prerouting priority -300; fib saddr . iif oif missing drop\n}";
+        nft(&node.host, &format!("table inet reverse {{\n{reverse}\n}}\n"))?;
         node.finds(("warning", "answered by another interface", "fib saddr oif"))?;
         node.shell("nft delete table inet reverse")?;
         node.is_well()?;
@@ -204,7 +209,7 @@ fn programs_that_are_gone_late_or_of_others() -> Result<()> {
             let found = pins(&agent, end)?;
             ensure!(found.len() == 1, "{end}: {found:?}");
             fs::remove_file(&found[0])?;
-            node.finds(("problem", what, "start the agent"))?;
+            node.comes_to(("problem", what, "start the agent"))?;
         }
         agent.restart()?;
         node.is_well()?;
@@ -226,7 +231,7 @@ fn programs_that_are_gone_late_or_of_others() -> Result<()> {
         pins(&agent, "%out")?.iter().try_for_each(fs::remove_file)?;
         attach_return(&agent, &own, Way::Clsact)?;
         ensure!(pins(&agent, "%clsact-out")?.len() == 1, "no pin of a filter");
-        node.finds(("ok", "first on TC egress", ""))?;
+        node.comes_to(("ok", "first on TC egress", ""))?;
         node.shell("tc filter del dev eth0 egress")?;
         node.finds(("problem", "no program of ours on TC egress", "start the agent"))?;
         node.shell("tc qdisc del dev eth0 clsact")?;
@@ -237,7 +242,7 @@ fn programs_that_are_gone_late_or_of_others() -> Result<()> {
         // Somebody else has XDP: a node makes do with TC ingress.
         stop(&mut agent)?;
         pins(&agent, "")?.iter().try_for_each(fs::remove_file)?;
-        rig.beeline.pass_program(&node.host, &["eth0"])?;
+        eventually("XDP to be free", PATIENCE, || rig.beeline.pass_program(&node.host, &["eth0"]))?;
         node.finds(("problem", "no program of ours is on TC ingress", "start the agent"))?;
         agent.restart()?;
         node.finds(("remark", "on TC ingress, which is slower: XDP is taken by", ""))?;
@@ -265,13 +270,12 @@ fn what_an_agent_says_and_what_it_may_not_see() -> Result<()> {
         let checked = Patient { rig: &rig, host: node.host.clone(), file: good.display().to_string() };
         fs::write(agent.file(), "apiVersion: nonsense\n")?;
         let wanted = ("problem", "apiVersion", "beeline status");
-        let found = beeline_tests::bed::eventually("the agent to read its file", PATIENCE, || checked.finds(wanted));
-        found?;
+        checked.comes_to(wanted)?;
         ensure!(node.look().is_err(), "a file that is not valid is refused");
         let new = good.with_extension("copy");
         fs::copy(&good, &new)?;
         fs::copy(&new, agent.file())?;
-        beeline_tests::bed::eventually("the agent to read its file again", PATIENCE, || node.is_well())?;
+        eventually("the agent to read its file again", PATIENCE, || node.is_well())?;
 
         // Without capabilities there is one line about it, and no false alarm.
         let output = node.host.within(|| {

@@ -23,17 +23,13 @@ fn one(device: &Device, facts: &Facts) -> Vec<Finding> {
         return vec![Finding::new(Level::Unseen, CHECK, format!("{name}: the driver does not tell its offloads"), "")];
     };
     let mut findings = Vec::new();
-    let vlans: Vec<_> = facts.devices.iter().filter(|other| other.vlan_of == Some(device.index)).collect();
-    if offloads.vlan {
-        let off = format!("ethtool -K {name} rxvlan off");
-        findings.push(if let Some(vlan) = vlans.first() {
-            let what =
-                format!("{name}: VLAN offload hides tags from XDP: packets of {} look like those of {name}", vlan.name);
-            Finding::new(Level::Problem, CHECK, what, off)
-        } else {
-            let what = format!("{name}: VLAN offload is on, which hides tags from XDP once there are VLANs");
-            Finding::new(Level::Remark, CHECK, what, off)
-        });
+    // Without a VLAN on it, a tagged frame is for nobody here.
+    if offloads.vlan
+        && let Some(vlan) = facts.devices.iter().find(|other| other.vlan_of == Some(device.index))
+    {
+        let what =
+            format!("{name}: VLAN offload hides tags from XDP: packets of {} look like those of {name}", vlan.name);
+        findings.push(Finding::new(Level::Problem, CHECK, what, format!("ethtool -K {name} rxvlan off")));
     }
     if offloads.lro {
         let what = format!("{name}: LRO joins packets before XDP sees them");

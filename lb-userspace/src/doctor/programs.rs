@@ -7,8 +7,9 @@ use super::{Facts, Finding, Level, delivers_to_pods, edge_interfaces, interfaces
 use crate::config::Config;
 
 const CHECK: &str = "programs";
-/// How names of our programs begin.
+/// How names of an agent's programs begin, and that of `beeline pass-program`, which belongs to none.
 const BEELINE: &str = "beeline_";
+const PASS: &str = "beeline_pass";
 
 /// One on the way in of every interface; with delivery to pods, one on the way out wherever replies may leave.
 pub(super) fn check(config: &Config, facts: &Facts) -> Vec<Finding> {
@@ -61,7 +62,7 @@ fn way_in(config: &Config, device: &Device, facts: &Facts) -> Finding {
         Some(xdp) if xdp.program.ours => Finding::ok(CHECK, format!("{name}: {} on XDP", xdp.program.name)),
         // A node's program makes way for another's on XDP.
         _ if on_tc => on_ingress(device),
-        Some(xdp) if xdp.program.name.starts_with(BEELINE) => {
+        Some(xdp) if xdp.program.name.starts_with(BEELINE) && !xdp.program.name.starts_with(PASS) => {
             let what = format!("{name}: {} is of another agent: no pin under our pinPath is of it", xdp.program.name);
             Finding::new(Level::Problem, CHECK, what, "beeline detach --pin-path ITS, or set pinPath to its")
         }

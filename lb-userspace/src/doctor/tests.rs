@@ -125,11 +125,16 @@ fn settings() {
     expect(&found("host", strict(&[2, 3])), Level::Warning, "conf.eth0.rp_filter=2");
     expect(&found("host", strict(&[])), Level::Warning, "conf.eth0.rp_filter=2");
     expect(&found("pod", set("net/ipv4/conf/eth0/forwarding", 0)), Level::Problem, "conf.eth0.forwarding=1");
-    let all = |facts: &mut Facts| facts.settings.extend(["ip_forward", "conf/eth0/forwarding"].map(|name| (format!("net/ipv4/{name}"), 0)));
+    let all = |facts: &mut Facts| {
+        facts.settings.extend(["ip_forward", "conf/eth0/forwarding"].map(|name| (format!("net/ipv4/{name}"), 0)))
+    };
     expect(&found("pod", all), Level::Problem, "net.ipv4.ip_forward=1");
     expect(&found("host", set("net/core/bpf_jit_enable", 0)), Level::Warning, "bpf_jit_enable=1");
     expect(&found("host", set("net/netfilter/nf_conntrack_count", 95)), Level::Warning, "nf_conntrack_max=200");
-    assert_eq!(sysctl(&["net", "ipv4", "conf", "eth0.5", "rp_filter"], 2), "sysctl -w net/ipv4/conf/eth0.5/rp_filter=2");
+    assert_eq!(
+        sysctl(&["net", "ipv4", "conf", "eth0.5", "rp_filter"], 2),
+        "sysctl -w net/ipv4/conf/eth0.5/rp_filter=2"
+    );
 }
 
 #[test]
@@ -217,7 +222,12 @@ fn devices() {
     expect(&found("host", vlan), Level::Problem, "rxvlan off");
     let veth = |checksums| {
         move |facts: &mut Facts| {
-            let far = Device { index: 9, name: "far".into(), offloads: Some(read::Offloads { checksums, ..OFFLOADS }), ..facts.devices[0].clone() };
+            let far = Device {
+                index: 9,
+                name: "far".into(),
+                offloads: Some(read::Offloads { checksums, ..OFFLOADS }),
+                ..facts.devices[0].clone()
+            };
             facts.devices[0].kind = "veth".into();
             facts.devices[0].peer = Some(9);
             facts.devices.push(far);
@@ -229,7 +239,11 @@ fn devices() {
     let findings = examine(&config("", "host"), &finished);
     assert!(findings.iter().all(|one| one.level == Level::Ok), "{findings:?}");
     finished.devices.pop();
-    assert_eq!(count(&examine(&config("", "host"), &finished)).get(&Level::Remark), Some(&1), "not to be seen from here");
+    assert_eq!(
+        count(&examine(&config("", "host"), &finished)).get(&Level::Remark),
+        Some(&1),
+        "not to be seen from here"
+    );
 }
 
 #[test]
@@ -246,7 +260,10 @@ fn packet_filters() {
     let invalid = r#"{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "invalid"}}, {"drop": null}"#;
     expect(&found("host", rules("nft", &rule(invalid))), Level::Warning, "be_liberal=1");
     let wg0 = r#"{"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "wg0"}}, "#;
-    let elsewhere = [("nft", rule(&format!("{wg0}{invalid}"))), ("iptables-save", "-A F -i wg0 -m state --state INVALID -j DROP\n".into())];
+    let elsewhere = [
+        ("nft", rule(&format!("{wg0}{invalid}"))),
+        ("iptables-save", "-A F -i wg0 -m state --state INVALID -j DROP\n".into()),
+    ];
     for (tool, text) in elsewhere {
         let mut facts = facts();
         rules(tool, &text)(&mut facts);
@@ -270,7 +287,8 @@ fn the_rest() {
     let silent = |facts: &mut Facts| facts.agent = Err(Silence { why: "no agent".into(), forbidden: false });
     expect(&found("host", silent), Level::Warning, "beeline agent");
     let unhappy = |facts: &mut Facts| {
-        facts.agent = Ok(crate::status::Status { problems: vec!["no room".into()], ..crate::status::Status::default() });
+        facts.agent =
+            Ok(crate::status::Status { problems: vec!["no room".into()], ..crate::status::Status::default() });
     };
     expect(&found("host", unhappy), Level::Problem, "beeline status");
     expect(&found("host", |facts| facts.routes.truncate(0)), Level::Warning, "blackhole 10.200.0.0/16");
@@ -280,7 +298,12 @@ fn the_rest() {
     let near = |facts: &mut Facts| {
         held(facts);
         facts.addresses.insert("198.51.100.10".parse().expect("an address"));
-        facts.routes.push(Route { prefix: prefix("198.51.100.0", 24), interface: Some(2), unicast: true, on_link: true });
+        facts.routes.push(Route {
+            prefix: prefix("198.51.100.0", 24),
+            interface: Some(2),
+            unicast: true,
+            on_link: true,
+        });
     };
     expect(&found("host", near), Level::Warning, "arp_ignore=1");
     let mut quiet = facts();
