@@ -1,7 +1,6 @@
 //! Interfaces, addresses and routes, by netlink.
 
 use std::collections::BTreeSet;
-use std::future::ready;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
@@ -75,7 +74,10 @@ pub(super) async fn read(config: &Config) -> Result<Network> {
     let v4 = handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
     let v6 = handle.route().get(RouteMessageBuilder::<Ipv6Addr>::new().build()).execute();
     // A host with all of the Internet's routes has a million: no message is kept.
-    v4.chain(v6).try_for_each(|message| ready(Ok(routes.extend(route(&message))))).await?;
+    let mut messages = v4.chain(v6);
+    while let Some(message) = messages.try_next().await? {
+        routes.extend(route(&message));
+    }
     let mut devices = Vec::new();
     for message in links {
         devices.extend(device(message, config, &handle).await);
