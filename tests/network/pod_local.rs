@@ -66,9 +66,11 @@ fn own_pods_are_served_without_a_tunnel() -> Result<()> {
             let packets = agent.packets_with_reason(reason)?;
             ensure!(packets >= least, "{packets} with {reason}");
         }
+        ensure!(tunnels.packets()?.is_empty(), "tunnels on the wire: {:?}", tunnels.packets()?);
         // What the edge's way gave to the node's has the latter's reason alone, and none left.
         for reason in ["forwarded", "fragment_forwarded", "delivered_locally"] {
-            ensure!(agent.packets_with_reason(reason)? == 0, "packets with {reason}");
+            let packets = agent.packets_with_reason(reason)?;
+            ensure!(packets == 0, "{packets} with {reason}: {}", agent.json("status")?["reasons"]);
         }
         ensure!(tunnels.packets()?.is_empty(), "tunnels on the wire: {:?}", tunnels.packets()?);
         Ok(())
