@@ -10,6 +10,8 @@
 //! - [`status`]: what the agent says of itself.
 //! - [`metrics`]: the same as Prometheus metrics.
 //! - [`server`]: where both can be asked for.
+//! - [`flows`]: the flows that a node has recorded.
+//! - [`trace`]: where a flow goes, and why.
 //! - [`doctor`]: what is wrong with this host, and the way out.
 //! - [`simulate`]: the real programs on the packets of a capture.
 
@@ -18,6 +20,7 @@ pub mod cli;
 pub mod config;
 pub mod datapath;
 pub mod doctor;
+pub mod flows;
 pub mod metrics;
 pub mod model;
 pub mod nat_exemption;
@@ -27,3 +30,4 @@ pub mod server;
 pub mod simulate;
 pub mod source;
 pub mod status;
+pub mod trace;

@@ -7,6 +7,7 @@ mod devices;
 mod interfaces;
 mod report;
 mod routes;
+mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -25,9 +26,9 @@ use crate::model::{self, Desired};
 use crate::nat_exemption::NatExemption;
 use crate::neighbours::{Neighbours, Snapshot};
 use crate::plan::{self, Host, HostRoles, Step};
-use crate::server::Server;
+use crate::server::{Question, Server};
 use crate::source::file::Watch;
-use crate::status::{Status, socket_path};
+use crate::status::socket_path;
 
 use devices::Devices;
 use interfaces::Interfaces;
@@ -141,7 +142,7 @@ impl Agent {
         })
     }
 
-    async fn run(&mut self, mut asked: mpsc::Receiver<oneshot::Sender<Status>>) -> Result<()> {
+    async fn run(&mut self, mut asked: mpsc::Receiver<Question>) -> Result<()> {
         let mut hangup = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
         let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
@@ -163,10 +164,7 @@ impl Agent {
                     changed.context("watching the kernel's routes ended")?;
                     self.converge();
                 }
-                Some(question) = asked.recv() => {
-                    // Whoever asked may have gone.
-                    let _ = question.send(self.report());
-                }
+                Some(question) = asked.recv() => self.answer(question),
                 () = sleep_until(wake) => self.converge(),
                 _ = look.tick() => if self.interfaces.lost_a_place(&self.datapath.pins) || self.nat_exemption.lost() {
                     self.converge();
@@ -180,7 +178,7 @@ impl Agent {
     }
 
     /// Wait until the kernel has said how every backend is reached, so that an adopted datapath loses no next hop.
-    async fn first_routes(&mut self, asked: &mut mpsc::Receiver<oneshot::Sender<Status>>) {
+    async fn first_routes(&mut self, asked: &mut mpsc::Receiver<Question>) {
         let wanted = destinations(&self.config, &self.desired);
         let patience = tokio::time::Instant::now() + FIRST_ROUTES;
         loop {
@@ -199,9 +197,7 @@ impl Agent {
                         return;
                     }
                 }
-                Some(question) = asked.recv() => {
-                    let _ = question.send(self.report());
-                }
+                Some(question) = asked.recv() => self.answer(question),
                 () = tokio::time::sleep_until(patience) => {
                     tracing::warn!("the kernel has not said yet how every backend and pod is reached; going on without");
                     return;
