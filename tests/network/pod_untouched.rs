@@ -1,6 +1,6 @@
 //! What is not the VIP's stays as it is, into pods and out of them, while the VIP is served.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -17,6 +17,10 @@ const SILENCE: Duration = Duration::from_millis(700);
 
 /// A port of pods that no service has.
 const OTHER_PORT: u16 = 8000;
+
+/// The first node's addresses towards its pods.
+const GATEWAYS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 244, 1, 1)), IpAddr::V6(Ipv6Addr::new(0xfd44, 1, 0, 0, 0, 0, 0, 1))];
 
 /// `server` answers at `to`, and sees `seen` as its client.
 fn answers(host: &Host, from: IpAddr, to: SocketAddr, server: &str, seen: IpAddr) -> Result<()> {
@@ -94,10 +98,11 @@ impl Scene {
             let asking = &fabric.pods[1];
             let from = asking.address_for(client);
             answers(&asking.host, from, service, pod.name(), from)?;
-            // Any node's traffic policy: the pod sees the node.
+            // Any node's traffic policy: the pod sees the node, by the address that is nearest to the pod.
             policies::node_port(here, "tcp", 30_000 + u16::from(index), to)?;
             let port = SocketAddr::new(address, 30_000 + u16::from(index));
-            answers(&fabric.client, client, port, pod.name(), address)?;
+            let seen = if pod.node == 0 { GATEWAYS[family] } else { address };
+            answers(&fabric.client, client, port, pod.name(), seen)?;
         }
         // The local one: the pod of this node sees the client, and conntrack gives the reply the node's address and port.
         let pod = &fabric.pods[0];
@@ -133,7 +138,10 @@ fn others_traffic_stays_as_it_is() -> Result<()> {
             let filter = format!("src host {vip} and src port 80 and tcp[13] == 0x12");
             let filter = if vip.is_ipv4() { filter } else { filter.replace("tcp[13]", "ip6[53]") };
             let answers = Capture::start(&fabric.client, if vip.is_ipv4() { "v4" } else { "v6" }, "eth0", &filter)?;
-            ensure!(fabric.client.within(|| get(client, to, "/", SILENCE)).is_err(), "{to} answers without directPodAccess");
+            ensure!(
+                fabric.client.within(|| get(client, to, "/", SILENCE)).is_err(),
+                "{to} answers without directPodAccess"
+            );
             eventually("a SYN-ACK of the VIP", PATIENCE, || {
                 let packets = answers.packets()?;
                 holds(!packets.is_empty(), || "none".to_owned())
@@ -161,18 +169,20 @@ fn with_direct_access_clients_reach_pods_by_both_addresses() -> Result<()> {
     })
 }
 
-/// HTTP at the first VIPs, to the first pod of the first node alone.
-fn first_pod(fabric: &Fabric) -> Vec<Service> {
-    let service = |(name, vip): (&str, IpAddr)| {
-        fabric.pod_service(name, vip, vip.is_ipv4(), [&fabric.pods[0]]).port_to("TCP", 80, POD_HTTP)
+/// HTTP at the first VIPs to the first pod of the first node alone, and at the second ones to the pod beside it.
+fn a_vip_each(fabric: &Fabric) -> Vec<Service> {
+    let service = |(name, vip, pod): (&str, IpAddr, usize)| {
+        fabric.pod_service(name, vip, vip.is_ipv4(), [&fabric.pods[pod]]).port_to("TCP", 80, POD_HTTP)
     };
-    ["web", "web6"].into_iter().zip(Fabric::VIPS).map(service).collect()
+    let [web, web6] = Fabric::VIPS;
+    let [shop, shop6] = Fabric::SECOND_VIPS;
+    [("web", web, 0), ("web6", web6, 0), ("shop", shop, 1), ("shop6", shop6, 1)].into_iter().map(service).collect()
 }
 
 #[test]
 fn clients_inside_are_served_and_those_of_the_pods_node_refused() -> Result<()> {
     Bed::run("pod_inside", |bed| {
-        let rig = Rig::start(bed, Shape::PODS, first_pod)?;
+        let rig = Rig::start(bed, Shape::PODS, a_vip_each)?;
         let (fabric, agent) = (&rig.fabric, &rig.agents.nodes[0]);
         let [pod, neighbour, elsewhere] = [0, 1, 2].map(|index| &fabric.pods[index]);
         for (vip, masqueraded) in Fabric::VIPS.into_iter().flat_map(|vip| [(vip, true), (vip, false)]) {
@@ -189,11 +199,10 @@ fn clients_inside_are_served_and_those_of_the_pods_node_refused() -> Result<()> 
             // What comes back in a tunnel from this host or a pod of its own is refused: its reply would not go out.
             let own = [(&pod.host, pod.address_for(vip)), (&neighbour.host, neighbour.address_for(vip))];
             for (host, from) in own.into_iter().chain([(&fabric.nodes[0], nodes[0])]) {
-                // A pod that no service has is an address of the internal networks alone.
                 let before = agent.packets_with_reason("hairpin")?;
                 let refused = host.within(|| get(from, to, "/", SILENCE)).is_err();
                 let counted = agent.packets_with_reason("hairpin")? - before;
-                ensure!(refused && counted > 0, "{} asked {to}: refused {refused}, counted {counted}", host.name());
+                ensure!(refused && counted > 0, "{from} asked {to}: refused {refused}, counted {counted}");
             }
         }
         Ok(())
@@ -204,9 +213,11 @@ fn clients_inside_are_served_and_those_of_the_pods_node_refused() -> Result<()> 
 fn a_pod_in_the_nodes_network_serves_at_the_vip_and_at_the_nodes_address() -> Result<()> {
     Bed::run("pod_host_network", |bed| {
         let (beeline, fabric) = (Beeline::find()?, Fabric::build(bed, Shape::PODS)?);
-        let _servers = fabric.nodes.iter().map(|node| WebServer::start_on(bed, node, POD_HTTP)).collect::<Result<Vec<_>>>()?;
+        let _servers =
+            fabric.nodes.iter().map(|node| WebServer::start_on(bed, node, POD_HTTP)).collect::<Result<Vec<_>>>()?;
         let service = |(name, vip): (&str, IpAddr)| {
-            let nodes: Vec<_> = fabric.node_addresses(vip.is_ipv4()).into_iter().map(|node| (node, vec![node])).collect();
+            let nodes: Vec<_> =
+                fabric.node_addresses(vip.is_ipv4()).into_iter().map(|node| (node, vec![node])).collect();
             Service::of_pods(name, vip, &nodes).port_to("TCP", 80, POD_HTTP)
         };
         let services: Vec<Service> = ["web", "web6"].into_iter().zip(Fabric::VIPS).map(service).collect();
