@@ -88,7 +88,6 @@ fn pods_elsewhere_are_reached_by_a_tunnel_and_own_ones_without() -> Result<()> {
             let (name, count) = (agent.host().name(), |reason| agent.packets_with_reason(reason));
             let (forwarded, delivered) = (count("forwarded")?, count("delivered_to_pod")?);
             ensure!(forwarded > 0 && delivered > 0, "{name}: {forwarded} forwarded, {delivered} delivered");
-            // No host's tunnel comes back to it, nor is for a pod of its own: as many leave all hosts as it says.
             ensure!(!tunnels?.packets()?.is_empty(), "{name}: nothing was seen of {forwarded} tunnels");
         }
         Ok(())

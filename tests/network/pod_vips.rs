@@ -8,6 +8,7 @@ use beeline_tests::bed::{
     Bed, Beeline, Capture, Connection, Fabric, LongConnections, POD_HTTP, POD_UDP, Rig, SERVICE_UDP, Said, Service,
     Shape, ask_name, eventually, get, holds,
 };
+use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -206,6 +207,14 @@ fn a_full_flow_table_breaks_nobody_who_can_be_told_without_it() -> Result<()> {
             let rewritten = node.packets_with_reason("reply_rewritten")?;
             holds(rewritten >= 4 * u64::from(FLOWS.0), || format!("{rewritten} replies were rewritten"))
         })?;
+        // That records are lost is seen.
+        let pins = format!("/sys/fs/bpf/beeline-{}", node.host().name());
+        let asked = ["status", "--maps", "-o", "json", "--pin-path", &pins];
+        let status: Value = serde_json::from_str(&rig.beeline.run(node.host(), &asked)?)?;
+        let count = |name| status["flows"][name].as_u64().with_context(|| format!("no flows in {status}"));
+        let (recorded, evicted) = (count("recorded")?, count("evicted")?);
+        ensure!(recorded == 4 * u64::from(FLOWS.0), "{recorded} flows were recorded");
+        ensure!(evicted >= recorded - u64::from(FLOWS.1), "{evicted} of {recorded} records were evicted");
         for reason in ["flow_not_recorded", "flow_collision"] {
             ensure!(node.packets_with_reason(reason)? == 0, "packets with {reason}");
         }
