@@ -10,6 +10,7 @@
 
 mod agent;
 mod bulk;
+mod capture;
 mod config;
 mod fabric;
 mod hops;
@@ -38,6 +39,7 @@ use nix::sched::{CloneFlags, unshare};
 
 pub use agent::{Agent, Beeline};
 pub use bulk::{BULK, Bulk};
+pub use capture::Capture;
 pub use config::{Config, Edge, Node};
 pub use fabric::{Agents, Fabric, Shape, UNDERLAY_V4, UNDERLAY_V6};
 pub use host::Host;
