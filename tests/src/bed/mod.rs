@@ -19,6 +19,7 @@ mod pod_server;
 mod pods;
 pub mod policies;
 mod process;
+pub mod raw;
 mod rig;
 mod service;
 mod traffic;
