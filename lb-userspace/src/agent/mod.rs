@@ -165,7 +165,7 @@ impl Agent {
                     let _ = question.send(self.report());
                 }
                 () = sleep_until(wake) => self.converge(),
-                _ = look.tick() => if self.interfaces.lost_a_place(&self.datapath.pins) {
+                _ = look.tick() => if self.has_lost_something() {
                     self.converge();
                 },
                 _ = terminate.recv() => break,
@@ -205,6 +205,11 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Whether the kernel or somebody else has taken away what nobody reports.
+    fn has_lost_something(&self) -> bool {
+        self.interfaces.lost_a_place(&self.datapath.pins) || self.datapath.tables.lost_a_device()
     }
 
     /// When to look again without an event.
@@ -296,6 +301,7 @@ impl Agent {
         for step in plan::steps(&actual, &wanted) {
             self.carry_out(&step);
         }
+        self.datapath.tables.restore_devices();
         // What is tried again and again is said once.
         for (key, error) in self.failed.iter().filter(|(key, error)| failed.get(key) != Some(error)) {
             let label = self.desired.services.get(key).map(|service| service.label(key));
