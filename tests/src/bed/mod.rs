@@ -20,6 +20,7 @@ mod pod_server;
 mod pods;
 pub mod policies;
 mod process;
+pub mod raw;
 mod rig;
 mod service;
 mod traffic;

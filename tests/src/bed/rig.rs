@@ -61,6 +61,18 @@ impl Rig {
         Ok(Self { agents, servers, pods, fabric, beeline: beeline.clone() })
     }
 
+    /// Gives every agent a file with these services, and waits until it is in force.
+    ///
+    /// # Errors
+    /// A file cannot be written, or an agent does not apply it.
+    pub fn reconfigure(&self, services: &[Service]) -> Result<()> {
+        let Self { agents, fabric, .. } = self;
+        let nodes = agents.nodes.iter().map(|node| (node, fabric.node_config(node.host(), services)));
+        let edges = agents.edges.iter().map(|edge| (edge, fabric.edge_config(edge.host(), services)));
+        // Nodes first: an edge that is behind sends to pods that its nodes know.
+        nodes.chain(edges).try_for_each(|(agent, config)| agent.apply(&config))
+    }
+
     /// The process ids of all that was started.
     pub fn pids(&mut self) -> Vec<u32> {
         let agents = self.agents.all().map(|agent| agent.process().pid());
