@@ -171,7 +171,7 @@ fn of_several_pods_another_takes_the_second_flow() -> Result<()> {
 
 #[test]
 fn a_full_flow_table_breaks_nobody_who_can_be_told_without_it() -> Result<()> {
-    /// Flows that are recorded, and how many fit.
+    /// Flows that are recorded, and how many fit: the smallest table, whatever less is asked for.
     const FLOWS: (u16, u32) = (400, 64);
     Bed::run("pod_full", |bed| {
         // HTTP at the first VIPs is the first pod's alone; UDP of the second pod has two VIPs.
