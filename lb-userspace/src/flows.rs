@@ -140,7 +140,7 @@ pub fn clock() -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use lb_common::address::Family;
-    use lb_common::maps::RecordState;
+    use lb_common::maps::RecordEvent;
 
     use super::*;
 
@@ -152,7 +152,7 @@ mod tests {
         let (client, pod) = (address("10.60.0.2").into(), address("10.244.1.11").into());
         let key = RecordKey::new(client, pod, Family::V4, 6, 40_000 << 16 | 8080);
         let record = Record::new(address("198.51.100.11").into(), 80, 5_000_000_000);
-        record.touch(9_000_000_000, RecordState::Established);
+        record.note(9_000_000_000, RecordEvent::CONTINUES);
         // As a map holds them.
         (key, Record::from_words(record.to_words()))
     }
@@ -170,7 +170,7 @@ mod tests {
                 "expired": false,
             })
         );
-        record.touch(9_000_000_000, RecordState::Closing);
+        record.note(9_000_000_000, RecordEvent::CLIENT_ENDS);
         assert!(Flow::new(&key, &record, 69_500_000_000).expired, "closing for more than a minute");
     }
 

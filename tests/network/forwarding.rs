@@ -36,7 +36,7 @@ fn serves_through(bed: &str, vip_v4: bool, tunnel_v4: bool) -> Result<()> {
         })?;
         for hit in rig.servers.iter().map(WebServer::hits).collect::<Result<Vec<_>>>()?.concat() {
             assert!(rig.fabric.clients_for(vip).any(|client| client == hit.client), "{hit:?}");
-            assert_eq!(hit.server, vip);
+            assert_eq!(hit.server, SocketAddr::new(vip, 80));
         }
         Ok(())
     })

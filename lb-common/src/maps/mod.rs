@@ -17,8 +17,8 @@ pub use host::{TRUSTED_FAMILY_BITS, TrustedData, TunnelAddress, trusted_data};
 pub use pod::{NO_NAMESPACE, OWN_NAMESPACE, POD_DEVICE_WORD, POD_IPV6, POD_RECORD, Pod, PodCell, PodWord};
 pub use prefilter::{PREFILTER_BITS, PREFILTER_WORDS, prefilter, prefilter_v4, prefilter_v6};
 pub use record::{
-    INTERNAL_NETWORK, INTERNAL_OWN_POD, RECORD_SHORT_NS, RECORD_TCP_NS, RECORD_UDP_NS, Record, RecordKey, RecordState,
-    ReplyId, ReplyTarget, ReplyWord,
+    INTERNAL_NETWORK, INTERNAL_OWN_POD, RECORD_SHORT_NS, RECORD_TCP_NS, RECORD_UDP_NS, Record, RecordEvent, RecordKey,
+    RecordState, ReplyId, ReplyTarget, ReplyWord,
 };
 pub use service::{ServiceId, ServiceKey, ServiceWord, VIP_MARK};
 
@@ -189,12 +189,21 @@ mod tests {
         let record = Record::new(Address::default(), 443, 1_000);
         assert_eq!((record.port(), record.state(), record.seen()), (443, RecordState::New, 1_000));
         assert!(!record.is_expired(1_000 + RECORD_SHORT_NS, 6) && record.is_expired(1_001 + RECORD_SHORT_NS, 6));
-        record.touch(2_000, RecordState::Established);
+        record.note(2_000, RecordEvent::CONTINUES);
         assert!(!record.is_expired(2_000 + RECORD_TCP_NS, 6) && record.is_expired(2_001 + RECORD_TCP_NS, 6));
         assert!(!record.is_expired(2_000 + RECORD_UDP_NS, 17) && record.is_expired(2_001 + RECORD_UDP_NS, 17));
-        record.touch(3_000, RecordState::Closing);
-        assert_eq!((record.port(), record.state()), (443, RecordState::Closing));
+        record.note(3_000, RecordEvent::CLIENT_ENDS);
+        assert_eq!((record.port(), record.state()), (443, RecordState::ClientClosing));
         assert!(record.is_expired(3_001 + RECORD_SHORT_NS, 6));
+        assert!(!record.gives_way(3_000, 6, true), "one side is still open");
+        record.note(4_000, RecordEvent::POD_ENDS);
+        assert_eq!(record.state(), RecordState::Closed);
+        assert!(record.gives_way(4_000, 6, true) && !record.gives_way(4_000, 6, false));
+        record.note(5_000, RecordEvent::BEGINS);
+        record.note(5_000, RecordEvent::ANSWERS);
+        assert_eq!(record.state(), RecordState::New);
+        record.note(5_000, RecordEvent::RESETS);
+        assert_eq!(record.state(), RecordState::Closed);
     }
 
     #[test]

@@ -88,8 +88,39 @@ pub enum RecordState {
     New = 0,
     /// More have.
     Established = 1,
-    /// One side has closed or reset it.
-    Closing = 2,
+    /// The client has sent its FIN.
+    ClientClosing = 2,
+    /// The pod has.
+    PodClosing = 3,
+    /// Both have, or one has reset it: the client may use its port again at once, for another VIP too.
+    Closed = 4,
+}
+
+/// What a packet says of its flow: the state after it for each state before, four bits each from the lowest on. A number,
+/// because the verifier would follow every branch of a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordEvent(u32);
+
+impl RecordEvent {
+    /// A SYN: it begins, or begins anew.
+    pub const BEGINS: Self = Self(0x0_0000);
+    /// The client goes on.
+    pub const CONTINUES: Self = Self(0x4_3211);
+    /// The client's FIN.
+    pub const CLIENT_ENDS: Self = Self(0x4_4222);
+    /// The pod goes on.
+    pub const ANSWERS: Self = Self(0x4_3210);
+    /// The pod's FIN.
+    pub const POD_ENDS: Self = Self(0x4_3433);
+    /// A RST of either.
+    pub const RESETS: Self = Self(0x4_4444);
+
+    /// The state after the packet, of [`Record`]'s word.
+    #[inline(always)]
+    const fn after(self, rest: u64) -> u64 {
+        let state = (rest >> 16 & 7) as u32;
+        (self.0 >> (state * 4) & 7) as u64
+    }
 }
 
 impl RecordState {
@@ -99,7 +130,19 @@ impl RecordState {
         match self {
             Self::New => "new",
             Self::Established => "established",
-            Self::Closing => "closing",
+            Self::ClientClosing | Self::PodClosing => "closing",
+            Self::Closed => "closed",
+        }
+    }
+
+    #[inline(always)]
+    const fn of(rest: u64) -> Self {
+        match rest >> 16 & 0xff {
+            0 => Self::New,
+            1 => Self::Established,
+            2 => Self::ClientClosing,
+            3 => Self::PodClosing,
+            _ => Self::Closed,
         }
     }
 }
@@ -165,11 +208,7 @@ impl Record {
     #[inline(always)]
     #[must_use]
     pub fn state(&self) -> RecordState {
-        match self.rest.get() >> 16 & 0xff {
-            0 => RecordState::New,
-            1 => RecordState::Established,
-            _ => RecordState::Closing,
-        }
+        RecordState::of(self.rest.get())
     }
 
     /// When its last packet came or left, in nanoseconds of the monotonic clock, coarse.
@@ -180,25 +219,33 @@ impl Record {
 
     /// Note a packet. Whoever notes one at the same time may win: nothing but a timeout depends on it.
     #[inline(always)]
-    pub fn touch(&self, now: u64, state: RecordState) {
+    pub fn note(&self, now: u64, event: RecordEvent) {
         if self.seen.get() != now {
             self.seen.set(now);
         }
         let before = self.rest.get();
-        let after = before & 0xffff | (state as u64) << 16;
+        let after = before & 0xffff | event.after(before) << 16;
         if after != before {
             self.rest.set(after);
         }
     }
 
-    /// Whether another flow may take the record's place.
+    /// Whether a packet of another flow may take the record's place: once it is expired, and at once by a SYN if it is
+    /// closed.
+    #[inline(always)]
+    #[must_use]
+    pub fn gives_way(&self, now: u64, protocol: u8, begins: bool) -> bool {
+        begins && self.state() as u64 == RecordState::Closed as u64 || self.is_expired(now, protocol)
+    }
+
+    /// Whether the flow has been silent for longer than its record is kept.
     #[inline(always)]
     #[must_use]
     pub fn is_expired(&self, now: u64, protocol: u8) -> bool {
         let limit = match self.state() {
             _ if protocol == UDP => RECORD_UDP_NS,
-            RecordState::New | RecordState::Closing => RECORD_SHORT_NS,
             RecordState::Established => RECORD_TCP_NS,
+            _ => RECORD_SHORT_NS,
         };
         now.saturating_sub(self.seen()) > limit
     }

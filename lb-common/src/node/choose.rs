@@ -7,7 +7,7 @@
 use super::pod_hash;
 use super::visit::{FIN, RST, Visit};
 use crate::address::Address;
-use crate::maps::{Maps, POD_RECORD, Pod, PodCell, PodWord, Record, RecordKey, RecordState, ServiceWord};
+use crate::maps::{Maps, POD_RECORD, Pod, PodCell, PodWord, Record, RecordEvent, RecordKey, ServiceWord};
 use crate::packet::transport::TCP;
 use crate::packet::{Connection, Packet, Socket};
 use crate::verdict::Reason;
@@ -109,24 +109,25 @@ enum Found {
 fn look(record: &Record, visit: &Visit, now: u64) -> Found {
     if record.vip == visit.vip && record.port() == visit.ports as u16 {
         if visit.quote == 0 {
-            record.touch(now, state(visit, record.state()));
+            record.note(now, event(visit));
         }
         return Found::Same;
     }
-    if record.is_expired(now, visit.protocol as u8) { Found::Expired } else { Found::Other }
+    let begins = visit.protocol == u64::from(TCP) && visit.may_begin();
+    if record.gives_way(now, visit.protocol as u8, begins) { Found::Expired } else { Found::Other }
 }
 
-/// How far a flow has come with this packet.
+/// What the packet says of its flow.
 #[inline(always)]
-const fn state(visit: &Visit, before: RecordState) -> RecordState {
-    if visit.tcp_flags & (FIN | RST) != 0 {
-        return RecordState::Closing;
-    }
-    match before {
-        // A port that is used again begins anew.
-        _ if visit.protocol == TCP as u64 && visit.may_begin() => RecordState::New,
-        RecordState::Closing => RecordState::Closing,
-        RecordState::New | RecordState::Established => RecordState::Established,
+const fn event(visit: &Visit) -> RecordEvent {
+    if visit.tcp_flags & RST != 0 {
+        RecordEvent::RESETS
+    } else if visit.tcp_flags & FIN != 0 {
+        RecordEvent::CLIENT_ENDS
+    } else if visit.protocol == TCP as u64 && visit.may_begin() {
+        RecordEvent::BEGINS
+    } else {
+        RecordEvent::CONTINUES
     }
 }
 
@@ -179,11 +180,9 @@ fn remember<M: Maps>(maps: &M, visit: &Visit, key: &mut RecordKey, now: u64) -> 
     let Some(pod) = maps.pod((visit.pod as u32).wrapping_sub(1)) else { return Reason::InconsistentMaps };
     key.turn_to(pod.address, pod.port);
     let record = Record::new(visit.vip, visit.ports as u16, now);
-    if visit.tcp_flags & (FIN | RST) != 0 {
-        record.touch(now, RecordState::Closing);
-    } else if visit.protocol == u64::from(TCP) && !visit.may_begin() {
-        // The flow is older than its record.
-        record.touch(now, RecordState::Established);
+    if visit.protocol == u64::from(TCP) {
+        // Without a SYN the flow is older than its record.
+        record.note(now, event(visit));
     }
     if maps.remember_flow(key, record) { Reason::Forwarded } else { Reason::FlowNotRecorded }
 }

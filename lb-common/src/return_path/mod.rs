@@ -11,7 +11,7 @@ pub mod slow;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::address::{Address, Family};
-use crate::maps::{Maps, RecordKey, RecordState, ReplyId, ServiceKey};
+use crate::maps::{Maps, RecordEvent, RecordKey, ReplyId, ServiceKey};
 use crate::nat::{self, Change, End, Place};
 use crate::packet::icmp::{ICMP, ICMPV6};
 use crate::packet::transport::{self, TCP, UDP};
@@ -68,8 +68,10 @@ pub(crate) enum Shows {
     Nothing,
     /// It opens: the answer to a SYN.
     SynAck,
-    /// It ends.
+    /// The pod's side of it ends.
     End,
+    /// It is reset.
+    Reset,
 }
 
 const FIN: u8 = 0x01;
@@ -93,7 +95,8 @@ impl Shown {
         }
         let h = packet.load::<20>(l4)?;
         let shows = match h[13] {
-            flags if flags & (FIN | RST) != 0 => Shows::End,
+            flags if flags & RST != 0 => Shows::Reset,
+            flags if flags & FIN != 0 => Shows::End,
             flags if flags & (SYN | ACK) == SYN | ACK => Shows::SynAck,
             _ => Shows::Nothing,
         };
@@ -140,10 +143,13 @@ pub(crate) fn origin<M: Maps>(maps: &M, place: &Place, reply: &Reply, from: &mut
         return Reason::ReplyRewritten;
     }
     let key = RecordKey::new(reply.client, reply.pod, place.family, place.protocol, reply.ports.rotate_left(16));
-    let ends = reply.shows == Shows::End;
+    let event = match reply.shows {
+        Shows::Nothing | Shows::SynAck => RecordEvent::ANSWERS,
+        Shows::End => RecordEvent::POD_ENDS,
+        Shows::Reset => RecordEvent::RESETS,
+    };
     let found = maps.record(&key, |record| {
-        let state = if ends { RecordState::Closing } else { record.state() };
-        record.touch(maps.now_coarse(), state);
+        record.note(maps.now_coarse(), event);
         from.vip = record.vip;
         from.port = record.port();
     });

@@ -6,6 +6,7 @@ use std::vec::Vec;
 
 use super::*;
 use crate::flow::{FlowKey, HashKeys};
+use crate::maps::RecordState;
 use crate::maps::{
     Backend, FragmentKey, FragmentPorts, NextHop, Pod, PodCell, PodWord, Record, ReplyTarget, ReplyWord, ServiceId,
     ServiceWord, Settings,
@@ -204,9 +205,15 @@ fn a_record_decides_where_it_has_to() {
         assert_eq!(run(&mut packet, &maps), Reason::ReplyRewritten);
         assert_eq!(packet, reply(OTHER_VIP, 443, client, ACK, &[]));
         assert_eq!((maps.records[&key].seen(), maps.records[&key].state()), (1_000, RecordState::New));
-        for flags in [FIN | ACK, RST, ACK] {
+        let ends = [
+            (FIN | ACK, RecordState::PodClosing),
+            (ACK, RecordState::PodClosing),
+            (RST, RecordState::Closed),
+            (ACK, RecordState::Closed),
+        ];
+        for (flags, state) in ends {
             assert_eq!(run(&mut reply(POD, 8080, client, flags, &[]), &maps), Reason::ReplyRewritten);
-            assert_eq!(maps.records[&key].state(), RecordState::Closing, "an end is not taken back");
+            assert_eq!(maps.records[&key].state(), state, "an end is not taken back");
         }
     }
     stays(reply(POD, 8080, CLIENT, ACK, &[]), &tables(true, false), Reason::ReplyWithoutRecord);

@@ -166,7 +166,7 @@ impl Agent {
                 }
                 Some(question) = asked.recv() => self.answer(question),
                 () = sleep_until(wake) => self.converge(),
-                _ = look.tick() => if self.interfaces.lost_a_place(&self.datapath.pins) || self.nat_exemption.lost() {
+                _ = look.tick() => if self.has_lost_something() {
                     self.converge();
                 },
                 _ = terminate.recv() => break,
@@ -204,6 +204,13 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Whether the kernel or somebody else has taken away what nobody reports.
+    fn has_lost_something(&self) -> bool {
+        self.interfaces.lost_a_place(&self.datapath.pins)
+            || self.datapath.tables.lost_a_device()
+            || self.nat_exemption.lost()
     }
 
     /// When to look again without an event.
@@ -295,6 +302,7 @@ impl Agent {
         for step in plan::steps(&actual, &wanted) {
             self.carry_out(&step);
         }
+        self.datapath.tables.restore_devices();
         if let Err(error) = self.nat_exemption.apply(&wanted.replies, &wanted.internal, self.desired.nat_exemption) {
             self.problems.push(format!("{error:#}"));
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lb_common::maps::{ABI_VERSION, Counter, POD_RECORD, ServiceKey};
+use lb_common::maps::{ABI_VERSION, Counter, Dispatch, POD_RECORD, ServiceKey};
 use lb_common::table::{Algorithm as _, Rendezvous};
 use lb_common::verdict::Reason;
 
@@ -30,6 +30,8 @@ pub(super) struct Retired {
 pub(super) struct Leaving {
     backends: Counter,
     pods: Counter,
+    /// Packets among those of the backends that stayed here, for pods of this host.
+    stayed: u64,
 }
 
 fn add(sum: &mut Counter, more: Counter) {
@@ -45,6 +47,7 @@ impl Retired {
                 let total = self.services.entry(*key).or_default();
                 add(&mut total.backends, leaving.backends);
                 add(&mut total.pods, leaving.pods);
+                total.stayed += leaving.stayed;
             }
             Step::RemoveService(key) => {
                 self.services.remove(key);
@@ -60,8 +63,10 @@ pub(super) fn leaving(step: &Step, datapath: &Datapath) -> Leaving {
     let Step::PutService(key, spec) = step else { return sum };
     let Some(there) = datapath.tables.installed().get(key) else { return sum };
     let store = datapath.tables.store();
-    for (_, backend) in there.backends.iter().filter(|(address, _)| !spec.backends.contains_key(address)) {
-        add(&mut sum.backends, store.counter(backend.counter).unwrap_or_default());
+    for (address, backend) in there.backends.iter().filter(|(address, _)| !spec.backends.contains_key(address)) {
+        let counter = store.counter(backend.counter).unwrap_or_default();
+        add(&mut sum.backends, counter);
+        sum.stayed += if stays_here(there, address) { counter.packets } else { 0 };
     }
     let stays = |pod| spec.pods.as_ref().is_some_and(|pods| pods.contains_key(pod));
     // Without a pod that may own a slot there is no table, and no pod of it has a counter.
@@ -70,6 +75,12 @@ pub(super) fn leaving(step: &Step, datapath: &Datapath) -> Leaving {
         add(&mut sum.pods, store.pod_counter(pod.counter).unwrap_or_default());
     }
     sum
+}
+
+/// Whether packets to a backend are for pods of this host: the node's way has a reason for each of them.
+fn stays_here(there: &Installed, backend: &IpAddr) -> bool {
+    let spec = there.spec.as_ref().filter(|spec| spec.pods.is_some());
+    spec.and_then(|spec| spec.backends.get(backend)).is_some_and(|backend| backend.dispatch == Dispatch::Local)
 }
 
 impl Agent {
@@ -257,13 +268,27 @@ impl Agent {
         let all = Reason::ALL.iter().filter(|reason| !matches!(reason, Reason::NotOurs | Reason::Forwarded));
         let mut reasons: BTreeMap<_, _> = all.map(|reason| (reason.name().to_owned(), counted(*reason))).collect();
         // Every packet that goes to a backend is counted there; those with reasons of their own are known.
-        // A packet that no device took had been counted for its backend before.
+        // A packet that no device took had been counted for its backend before, and one that stayed here for a pod.
         let others =
             [Reason::IcmpErrorForwarded, Reason::FragmentForwarded, Reason::DeliveredLocally, Reason::NoDevice];
         let others: u64 = others.into_iter().map(counted).sum();
         let sent: u64 = services.iter().map(|service| service.packets).sum();
+        let others = others + self.stayed();
         reasons.insert(Reason::Forwarded.name().to_owned(), sent.saturating_sub(others));
         reasons
+    }
+
+    /// Packets that were counted for a backend which is this host, and went on to its pods.
+    fn stayed(&self) -> u64 {
+        let (tables, store) = (&self.datapath.tables, self.datapath.tables.store());
+        let count = |key: &ServiceKey| {
+            let retired = self.retired.services.get(key).map_or(0, |retired| retired.stayed);
+            let Some(there) = tables.installed().get(key) else { return retired };
+            let here = there.backends.iter().filter(|(address, _)| stays_here(there, address));
+            let counted = here.map(|(_, backend)| store.counter(backend.counter).unwrap_or_default().packets);
+            retired + counted.sum::<u64>()
+        };
+        self.desired.services.keys().map(count).sum()
     }
 
     fn maps(&self) -> Vec<MapStatus> {

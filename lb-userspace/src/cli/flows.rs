@@ -228,12 +228,9 @@ mod tests {
             printed(Output::Text, u64::MAX),
             "\
 2 shown of 2 that match, of 12 recorded flows (3 expired); there is room for 1000000
-CLIENT           VIP                PLACE
-"
-            .replace("PLACE", "POD               PROTOCOL  STATE             AGE      IDLE")
-                + "\
-10.60.0.2:40000  198.51.100.10:80   10.244.1.11:8080  TCP       established    1h 1m     1m 1s
-[fd60::2]:50000  [2001:db8::11]:80  [fd44:1::b]:8080  TCP       closing        1h 1m     1m 1s  expired
+CLIENT           VIP                POD               PROTOCOL  STATE             AGE      IDLE
+10.60.0.2:40000  198.51.100.10:80   10.244.1.11:8080  TCP       established     1h 1m     1m 1s
+[fd60::2]:50000  [2001:db8::11]:80  [fd44:1::b]:8080  TCP       closing         1h 1m     1m 1s  expired
 "
         );
     }

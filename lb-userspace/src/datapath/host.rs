@@ -45,6 +45,8 @@ pub struct HostMaps {
     pod_counters: RefCell<Vec<Counter>>,
     internal: BTreeMap<Prefix, u32>,
     records: RefCell<HashMap<RecordKey, Rc<Record>>>,
+    /// How many of them there is room for.
+    records_limit: usize,
     replies: BTreeMap<ServiceKey, ReplyId>,
     reply_words: Vec<ReplyWord>,
     reply_targets: Vec<ReplyTarget>,
@@ -76,6 +78,7 @@ impl HostMaps {
             pod_counters: RefCell::new(vec![Counter::default(); capacity.pod_counters as usize]),
             internal: BTreeMap::new(),
             records: RefCell::default(),
+            records_limit: usize::MAX,
             replies: BTreeMap::new(),
             reply_words: vec![ReplyWord::default(); capacity.replies as usize],
             reply_targets: vec![ReplyTarget::default(); capacity.replies as usize],
@@ -87,6 +90,11 @@ impl HostMaps {
     /// Let the clock go on.
     pub fn advance(&mut self, nanoseconds: u64) {
         self.now += nanoseconds;
+    }
+
+    /// Let there be room for so many recorded flows: one more is refused.
+    pub fn limit_records(&mut self, limit: usize) {
+        self.records_limit = limit;
     }
 
     /// A backend's counter.
@@ -221,8 +229,12 @@ impl Maps for HostMaps {
     }
 
     fn remember_flow(&self, key: &RecordKey, record: Record) -> bool {
-        self.records.borrow_mut().insert(*key, Rc::new(record));
-        true
+        let mut records = self.records.borrow_mut();
+        let room = records.len() < self.records_limit || records.contains_key(key);
+        if room {
+            records.insert(*key, Rc::new(record));
+        }
+        room
     }
 
     fn count_pod(&self, counter: u32, bytes: u32) {

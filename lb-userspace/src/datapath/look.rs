@@ -197,7 +197,7 @@ impl<S: Look> Tables<S> {
 
     fn cell(&self, table: ServiceWord, slot: u64, next: u64) -> PodCell {
         let mut cell = [PodCell(0)];
-        self.store.read_pod_cells(table.slots() + (slot + next & ((1 << table.log2_slots()) - 1)), &mut cell);
+        self.store.read_pod_cells(table.slots() + ((slot + next) & ((1 << table.log2_slots()) - 1)), &mut cell);
         cell[0]
     }
 

@@ -19,7 +19,7 @@ pub struct Pins {
 }
 
 /// Where Linux has its BPF filesystem.
-const BPF_FS: &str = "/sys/fs/bpf";
+pub const BPF_FS: &str = "/sys/fs/bpf";
 
 impl Pins {
     /// The pins under a path; nothing is made yet.

@@ -1,40 +1,55 @@
 //! What the kernel can do, and whether it is allowed.
 
-use super::{Facts, Finding, Level, delivers_to_pods};
+use super::read::{BpfFilesystem, capability};
+use super::{Facts, Finding, Level, delivers_to_pods, sysctl};
 use crate::config::Config;
+use crate::datapath::pins::BPF_FS;
 
 const CHECK: &str = "kernel";
 
 /// What is missing breaks something; what is old costs something.
 pub(super) fn check(config: &Config, facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![version(config, facts)];
-    if !facts.root {
-        let what = "not root: programs and packet filters cannot be looked at";
-        findings.push(Finding::new(Level::Unseen, CHECK, what, "sudo beeline doctor --config FILE"));
-    }
+    findings.extend(rights(facts));
     match facts.number("net/core/bpf_jit_enable") {
         Some(0) => {
             let what = "the BPF JIT is off: packets are handled many times slower";
-            findings.push(Finding::new(Level::Warning, CHECK, what, "sysctl -w net.core.bpf_jit_enable=1"));
+            findings.push(Finding::new(Level::Warning, CHECK, what, sysctl(&["net", "core", "bpf_jit_enable"], 1)));
         }
-        Some(_) => findings.push(Finding::ok(CHECK, "BPF JIT on")),
-        // Kernels that always compile, and network namespaces other than the first, do not show it.
-        None => findings.push(Finding::new(Level::Unseen, CHECK, "net.core.bpf_jit_enable cannot be read here", "")),
+        Some(_) => findings.push(Finding::ok(CHECK, "JIT on")),
+        // Only the first network namespace shows it (net/core/sysctl_net_core.c, Linux 6.18).
+        None => {}
     }
     findings.push(if facts.btf {
-        Finding::ok(CHECK, "BTF at /sys/kernel/btf/vmlinux")
+        Finding::ok(CHECK, "BTF")
     } else {
-        let what = "no /sys/kernel/btf/vmlinux: the kernel's own types are not known";
+        let what = "no /sys/kernel/btf/vmlinux: the kernel does not tell its types";
         Finding::new(Level::Warning, CHECK, what, "a kernel with CONFIG_DEBUG_INFO_BTF=y")
     });
     let pins = config.pin_path.display();
-    findings.push(if facts.bpf_filesystem {
-        Finding::ok(CHECK, format!("pinPath {pins} is on a BPF filesystem"))
-    } else {
-        let what = format!("pinPath {pins} is on no BPF filesystem");
-        Finding::new(Level::Problem, CHECK, what, "mount -t bpf bpf /sys/fs/bpf, or choose another pinPath")
+    findings.push(match facts.bpf_filesystem {
+        BpfFilesystem::There => Finding::ok(CHECK, format!("pins under {pins}")),
+        BpfFilesystem::Mountable => {
+            Finding::ok(CHECK, format!("no BPF filesystem at {BPF_FS} yet: the agent mounts it"))
+        }
+        BpfFilesystem::Missing => {
+            let what = format!("pinPath {pins} is on no BPF filesystem");
+            Finding::new(Level::Problem, CHECK, what, format!("mount -t bpf bpf {BPF_FS}, or choose another pinPath"))
+        }
     });
     findings
+}
+
+/// What this process may not do, it does not look at.
+fn rights(facts: &Facts) -> Option<Finding> {
+    let needed =
+        [(capability::BPF, "CAP_BPF"), (capability::NET_ADMIN, "CAP_NET_ADMIN"), (capability::PERFMON, "CAP_PERFMON")];
+    let lacks: Vec<_> = needed.into_iter().filter(|(number, _)| !facts.may(*number)).map(|(_, name)| name).collect();
+    if lacks.is_empty() {
+        return None;
+    }
+    let what = format!("without {}: whose programs there are, and packet filters, are not looked at", lacks.join(", "));
+    Some(Finding::new(Level::Unseen, CHECK, what, "sudo beeline doctor --config FILE"))
 }
 
 /// First releases: BPF links for XDP 5.9, memory counted by cgroup and no memlock limit 5.11, managed neighbours 5.16,

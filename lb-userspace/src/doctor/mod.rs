@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-pub use self::read::{Device, Facts, Route, Rules};
+pub use self::read::{Device, Facts, Route, Rules, Silence};
 use crate::config::Config;
 use crate::model::Delivery;
 
@@ -27,8 +27,10 @@ use crate::model::Delivery;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Nothing is wrong; it may come with a remark.
+    /// Nothing is wrong.
     Ok,
+    /// Nothing is wrong; it is good to know, and may be done better.
+    Remark,
     /// It could not be looked at.
     Unseen,
     /// It breaks traffic in some cases.
@@ -110,5 +112,20 @@ fn interfaces(config: &Config) -> Vec<&str> {
 
 /// Whether this host is a node and some service is delivered to pods.
 fn delivers_to_pods(config: &Config) -> bool {
-    config.node.is_some() && config.services.iter().any(|service| service.delivery == Delivery::Pod)
+    pod_families(config).contains(&true)
+}
+
+/// Whether services are delivered to pods of this host, which then is a node: IPv4, IPv6.
+fn pod_families(config: &Config) -> [bool; 2] {
+    let of = |v4| {
+        let mut services = config.services.iter().filter(|service| service.delivery == Delivery::Pod);
+        config.node.is_some() && services.any(|service| service.address.is_ipv4() == v4)
+    };
+    [of(true), of(false)]
+}
+
+/// The command that writes a setting. A part with a dot in it, as in a VLAN's name, asks for slashes (sysctl(8)).
+fn sysctl(parts: &[&str], value: i64) -> String {
+    let between = if parts.iter().any(|part| part.contains('.')) { "/" } else { "." };
+    format!("sysctl -w {}={value}", parts.join(between))
 }

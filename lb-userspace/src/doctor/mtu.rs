@@ -23,16 +23,11 @@ pub(super) fn check(config: &Config, facts: &Facts) -> Vec<Finding> {
             facts.devices.iter().filter(|device| facts.leads_to_pod(config, device)).min_by_key(|device| device.mtu)
         && pod.mtu < uplink.mtu.min(CLIENT)
     {
-        let what = format!(
-            "{}: {} bytes, fewer than the {} of {}: what is longer is answered with \"too long\"",
-            pod.name, pod.mtu, uplink.mtu, uplink.name
-        );
-        findings.push(Finding::new(
-            Level::Warning,
-            CHECK,
-            what,
-            format!("the MTU of {} and of the pod's end: {}", pod.name, uplink.mtu),
-        ));
+        // TCP of a pod offers an MSS for its own device; UDP is fragmented, or answered by ICMP.
+        let what =
+            format!("{}: {} bytes, {} has {}: longer UDP is fragmented", pod.name, pod.mtu, uplink.name, uplink.mtu);
+        let way_out = format!("the MTU of {} and of the pod's end: {}", pod.name, uplink.mtu);
+        findings.push(Finding::new(Level::Remark, CHECK, what, way_out));
     }
     findings
 }
@@ -40,27 +35,24 @@ pub(super) fn check(config: &Config, facts: &Facts) -> Vec<Finding> {
 fn one(config: &Config, name: &str, mtu: u32) -> Finding {
     if mtu >= CLIENT + HEADERS {
         let jumbo = if mtu >= 9000 { ", jumbo frames" } else { "" };
-        return Finding::ok(CHECK, format!("{name}: {mtu} bytes{jumbo}: a client's {CLIENT} fit with two headers"));
+        return Finding::ok(CHECK, format!("{name}: {mtu} bytes{jumbo}: {CLIENT} of a client fit with two headers"));
     }
     let clamp = config.node.as_ref().map(|node| node.mss_clamp);
     let edge = edge_interfaces(config).iter().any(|edge| edge == name);
     if super::delivers_to_pods(config) && !edge && matches!(clamp, Some(MssClamp::Auto | MssClamp::Bytes(_))) {
-        return Finding::ok(
-            CHECK,
-            format!("{name}: {mtu} bytes: mssClamp keeps TCP to what fits; longer UDP is answered with \"too long\""),
-        );
+        return Finding::ok(CHECK, format!("{name}: {mtu} bytes: mssClamp keeps TCP to what fits"));
     }
     if edge {
-        let what = format!("{name}: {mtu} bytes: a client's {CLIENT} do not fit with a header; it is told so by ICMP");
+        let what = format!("{name}: {mtu} bytes: clients learn by ICMP what fits with a header");
         return Finding::ok(CHECK, what);
     }
     if !super::delivers_to_pods(config) {
-        return Finding::ok(CHECK, format!("{name}: {mtu} bytes: clients learn by ICMP from the edge what fits"));
+        return Finding::ok(CHECK, format!("{name}: {mtu} bytes: clients learn from the edge what fits"));
     }
     Finding::new(
         Level::Warning,
         CHECK,
-        format!("{name}: {mtu} bytes, and mssClamp is off: TCP of clients depends on ICMP errors that get through"),
+        format!("{name}: {mtu} bytes, and mssClamp is off: TCP hangs where ICMP errors get lost"),
         format!("node.mssClamp: auto, or an MTU of {} between edges and nodes", CLIENT + HEADERS),
     )
 }

@@ -23,27 +23,39 @@ fn one(device: &Device, facts: &Facts) -> Vec<Finding> {
         return vec![Finding::new(Level::Unseen, CHECK, format!("{name}: the driver does not tell its offloads"), "")];
     };
     let mut findings = Vec::new();
-    let vlans: Vec<_> = facts.devices.iter().filter(|other| other.vlan_of == Some(device.index)).collect();
-    if offloads.vlan {
-        let off = format!("ethtool -K {name} rxvlan off");
-        findings.push(if let Some(vlan) = vlans.first() {
-            let what =
-                format!("{name}: VLAN offload hides tags from XDP: packets of {} look like those of {name}", vlan.name);
-            Finding::new(Level::Problem, CHECK, what, off)
-        } else {
-            let what = format!("{name}: VLAN offload is on; it matters once there are VLANs on {name}");
-            Finding::new(Level::Ok, CHECK, what, off)
-        });
+    // Without a VLAN on it, a tagged frame is for nobody here.
+    if offloads.vlan
+        && let Some(vlan) = facts.devices.iter().find(|other| other.vlan_of == Some(device.index))
+    {
+        let what =
+            format!("{name}: VLAN offload hides tags from XDP: packets of {} look like those of {name}", vlan.name);
+        findings.push(Finding::new(Level::Problem, CHECK, what, format!("ethtool -K {name} rxvlan off")));
     }
     if offloads.lro {
         let what = format!("{name}: LRO joins packets before XDP sees them");
         findings.push(Finding::new(Level::Problem, CHECK, what, format!("ethtool -K {name} lro off")));
     }
-    if device.kind == "veth" {
-        // A veth hands over what its other end sent: checksums that are still to be finished (tried on 6.18).
-        let what =
-            format!("{name}: a veth as uplink: XDP sees unfinished checksums unless the other end finishes them");
-        findings.push(Finding::new(Level::Warning, CHECK, what, "at its other end: ethtool -K DEVICE tx off"));
-    }
+    findings.extend(unfinished(device, facts));
     findings
+}
+
+/// A veth hands over what its other end sent, with checksums that are still to be finished (tried on 6.18).
+fn unfinished(device: &Device, facts: &Facts) -> Option<Finding> {
+    if device.kind != "veth" {
+        return None;
+    }
+    let name = &device.name;
+    let peer = facts.devices.iter().find(|other| Some(other.index) == device.peer);
+    let peer = peer.and_then(|peer| Some((peer, peer.offloads?)));
+    Some(match peer {
+        Some((_, offloads)) if !offloads.checksums => return None,
+        Some((peer, _)) => {
+            let what = format!("{name}: a veth, whose other end {} does not finish checksums", peer.name);
+            Finding::new(Level::Warning, CHECK, what, format!("ethtool -K {} tx off", peer.name))
+        }
+        None => {
+            let what = format!("{name}: a veth, whose other end must finish checksums and cannot be seen from here");
+            Finding::new(Level::Remark, CHECK, what, "at its other end: ethtool -K DEVICE tx off")
+        }
+    })
 }

@@ -2,22 +2,25 @@
 
 mod links;
 mod offloads;
+mod programs;
+mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::sys::utsname::uname;
-use nix::unistd::geteuid;
 
-pub use self::links::{Device, Route, Xdp};
+pub use self::links::{Device, Route};
 pub use self::offloads::Offloads;
-use super::{delivers_to_pods, node_interfaces};
+pub use self::programs::{OnTc, Program, Xdp};
+pub use self::tools::Rules;
+use super::node_interfaces;
 use crate::config::Config;
+use crate::datapath::pins::{BPF_FS, Pins};
 use crate::status::Status;
 
 /// What a host is like at one moment.
@@ -25,33 +28,61 @@ use crate::status::Status;
 pub struct Facts {
     /// The kernel's release, as `uname -r` has it.
     pub release: String,
-    /// Whether this process is root's.
-    pub root: bool,
+    /// The effective capabilities of this process, by their numbers in linux/capability.h.
+    pub capabilities: u64,
     /// Whether the kernel tells its types.
     pub btf: bool,
-    /// Whether pinPath is on a BPF filesystem.
-    pub bpf_filesystem: bool,
+    /// Where the BPF filesystem is.
+    pub bpf_filesystem: BpfFilesystem,
     /// The interfaces.
     pub devices: Vec<Device>,
     /// The routes of all tables and both families.
     pub routes: Vec<Route>,
+    /// Indexes of the interfaces that carry a default route: of IPv4, of IPv6.
+    pub uplinks: [BTreeSet<u32>; 2],
     /// All addresses of this host.
     pub addresses: BTreeSet<IpAddr>,
+    /// Whether the pins under pinPath can be listed, or why not.
+    pub pins: Result<(), String>,
     /// Settings under `/proc/sys`, by path; those that cannot be read are missing.
     pub settings: BTreeMap<String, i64>,
-    /// The packet filters, one for each tool.
+    /// The packet filters, one for each tool that is installed; not looked at without the right to.
     pub rules: Vec<Rules>,
     /// What the agent says, or why it does not.
-    pub agent: Result<Status, String>,
+    pub agent: Result<Status, Silence>,
 }
 
-/// The packet filters as a tool lists them.
+/// Why nothing is known of the agent.
 #[derive(Clone, Debug)]
-pub struct Rules {
-    /// The tool's name.
-    pub tool: &'static str,
-    /// What it wrote, or why it did not.
-    pub text: Result<String, String>,
+pub struct Silence {
+    /// In words.
+    pub why: String,
+    /// This user may not ask it.
+    pub forbidden: bool,
+}
+
+/// Whether pins can be made at pinPath.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BpfFilesystem {
+    /// It is there.
+    There,
+    /// It is not, and the agent mounts it.
+    Mountable,
+    /// It is not.
+    Missing,
+}
+
+/// Numbers of capabilities (linux/capability.h). `CAP_PERFMON` and `CAP_BPF` came with Linux 5.8; before them, and in
+/// place of them, `CAP_SYS_ADMIN` counts.
+pub(super) mod capability {
+    /// Networks, XDP and TC.
+    pub(in crate::doctor) const NET_ADMIN: u32 = 12;
+    /// All of it.
+    pub(in crate::doctor) const SYS_ADMIN: u32 = 21;
+    /// Programs that read packets by pointers.
+    pub(in crate::doctor) const PERFMON: u32 = 38;
+    /// Maps and programs.
+    pub(in crate::doctor) const BPF: u32 = 39;
 }
 
 impl Facts {
@@ -59,33 +90,34 @@ impl Facts {
     ///
     /// # Errors
     /// The kernel's interfaces and routes cannot be listed.
-    pub fn read(config: &Config, agent: Result<Status, String>) -> Result<Self> {
+    pub fn read(config: &Config, agent: Result<Status, Silence>) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let network = runtime.block_on(links::read()).context("asking the kernel for interfaces and routes")?;
+        let network = runtime.block_on(links::read(config)).context("asking the kernel for interfaces and routes")?;
         let mut facts = Self {
             release: uname()?.release().to_string_lossy().into_owned(),
-            root: geteuid().is_root(),
+            capabilities: capabilities()?,
             btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
-            bpf_filesystem: on_bpf_filesystem(&config.pin_path),
+            bpf_filesystem: bpf_filesystem(&config.pin_path),
             devices: network.devices,
             routes: network.routes,
+            uplinks: network.uplinks,
             addresses: network.addresses,
-            settings: BTreeMap::new(),
+            pins: Pins::new(&config.pin_path).all_links().map(drop).map_err(|error| format!("{error:#}")),
+            settings: settings(config),
             rules: Vec::new(),
             agent,
         };
-        facts.settings = settings(config);
-        if config.node.is_some() {
-            facts.rules = rules();
-        }
-        if delivers_to_pods(config) {
-            for device in &mut facts.devices {
-                if node_interfaces(config).contains(&device.name) {
-                    device.egress = links::egress(&device.name);
-                }
-            }
+        if config.node.is_some() && facts.may(capability::NET_ADMIN) {
+            facts.rules = tools::rules();
         }
         Ok(facts)
+    }
+
+    /// Whether this process has a capability, or the one that stands for all of them.
+    pub(super) fn may(&self, capability: u32) -> bool {
+        let has = |number: u32| self.capabilities >> number & 1 == 1;
+        // CAP_NET_ADMIN has no stand-in.
+        has(capability) || (capability != capability::NET_ADMIN && has(capability::SYS_ADMIN))
     }
 
     /// A setting under `/proc/sys`.
@@ -96,13 +128,6 @@ impl Facts {
     /// The interface of this name.
     pub(super) fn device(&self, name: &str) -> Option<&Device> {
         self.devices.iter().find(|device| device.name == name)
-    }
-
-    /// The default routes of a family.
-    pub(super) fn default_routes(&self, v4: bool) -> impl Iterator<Item = &Route> {
-        self.routes
-            .iter()
-            .filter(move |route| route.unicast && route.prefix.length == 0 && route.prefix.address.is_ipv4() == v4)
     }
 
     /// Whether a route to some pod of the configuration leads to this device, and the device is no uplink.
@@ -118,9 +143,22 @@ impl Facts {
     }
 }
 
-fn on_bpf_filesystem(path: &Path) -> bool {
+fn bpf_filesystem(path: &Path) -> BpfFilesystem {
     let there = path.ancestors().find(|path| path.is_dir());
-    there.is_some_and(|path| statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC))
+    if there.is_some_and(|path| statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)) {
+        BpfFilesystem::There
+    } else if path.starts_with(BPF_FS) && Path::new(BPF_FS).is_dir() {
+        BpfFilesystem::Mountable
+    } else {
+        BpfFilesystem::Missing
+    }
+}
+
+/// `CapEff` of proc_pid_status(5).
+fn capabilities() -> Result<u64> {
+    let status = fs::read_to_string("/proc/self/status").context("reading /proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).context("no CapEff in it")?;
+    u64::from_str_radix(line.trim(), 16).context("CapEff in /proc/self/status")
 }
 
 fn settings(config: &Config) -> BTreeMap<String, i64> {
@@ -128,7 +166,8 @@ fn settings(config: &Config) -> BTreeMap<String, i64> {
         "net/core/bpf_jit_enable",
         "net/ipv4/conf/all/rp_filter",
         "net/ipv4/conf/all/arp_ignore",
-        "net/ipv4/conf/all/arp_announce",
+        "net/ipv4/ip_forward",
+        "net/ipv6/conf/all/forwarding",
         "net/netfilter/nf_conntrack_count",
         "net/netfilter/nf_conntrack_max",
         "net/netfilter/nf_conntrack_tcp_be_liberal",
@@ -136,27 +175,13 @@ fn settings(config: &Config) -> BTreeMap<String, i64> {
     .map(str::to_owned)
     .into();
     for name in node_interfaces(config) {
-        paths.push(format!("net/ipv4/conf/{name}/rp_filter"));
-        paths.extend(["ipv4", "ipv6"].map(|family| format!("net/{family}/conf/{name}/forwarding")));
+        paths
+            .extend(["rp_filter", "arp_ignore", "forwarding"].map(|setting| format!("net/ipv4/conf/{name}/{setting}")));
+        paths.push(format!("net/ipv6/conf/{name}/force_forwarding"));
     }
     let value = |path: String| {
         let text = fs::read_to_string(Path::new("/proc/sys").join(&path)).ok()?;
         Some((path, text.trim().parse().ok()?))
     };
     paths.into_iter().filter_map(value).collect()
-}
-
-fn rules() -> Vec<Rules> {
-    let tools: [(&str, &[&str]); 3] =
-        [("nft", &["-j", "list", "ruleset"]), ("iptables-save", &[]), ("ip6tables-save", &[])];
-    tools.map(|(tool, arguments)| Rules { tool, text: listed(tool, arguments) }).into()
-}
-
-fn listed(tool: &str, arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(tool).args(arguments).output().map_err(|error| format!("cannot be run: {error}"))?;
-    if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    } else {
-        Err(format!("its rules cannot be listed: {}", String::from_utf8_lossy(&output.stderr).trim()))
-    }
 }

@@ -23,18 +23,14 @@ pub(super) fn check(config: &Config, facts: &Facts) -> Vec<Finding> {
             if known(&prefix) {
                 return Finding::ok(
                     CHECK,
-                    format!(
-                        "{shown} is known here; whether routers drop it as a source (uRPF) cannot be seen from here"
-                    ),
+                    format!("{shown}: a route is about it; what routers think of it (uRPF) cannot be seen"),
                 );
             }
             Finding::new(
                 Level::Warning,
                 CHECK,
-                format!(
-                    "{shown}: no route of this host is about it: ICMP errors for it go astray, and uRPF may drop it"
-                ),
-                format!("announce {shown} to the routers from here, with `ip route add blackhole {shown}`"),
+                format!("{shown}: no route here is about it: ICMP errors go astray, and routers may drop it (uRPF)"),
+                format!("ip route add blackhole {shown}, and announce it to the routers from here"),
             )
         })
         .collect()

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use tokio::time::Instant;
 
@@ -84,6 +85,12 @@ impl Uplinks {
 pub(super) fn is_default(message: &RouteMessage) -> bool {
     let header = &message.header;
     header.destination_prefix_length == 0 && header.kind == RouteType::Unicast
+}
+
+/// The devices of routes: of IPv4's, of IPv6's.
+pub(super) fn by_family(routes: &[RouteMessage]) -> [BTreeSet<u32>; 2] {
+    let of = |family| routes.iter().filter(move |route| route.header.address_family == family).flat_map(devices);
+    [of(AddressFamily::Inet).collect(), of(AddressFamily::Inet6).collect()]
 }
 
 /// The devices of a route: its own, and those of its next hops.

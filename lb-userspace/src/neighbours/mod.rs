@@ -136,6 +136,22 @@ impl Neighbours {
     }
 }
 
+/// Indexes of the devices that carry a default route now, of IPv4 and of IPv6, in any table: one look at what
+/// [`Snapshot::uplinks`] follows.
+///
+/// # Errors
+///
+/// When netlink cannot be used.
+///
+/// # Panics
+///
+/// Outside a tokio runtime with I/O and time enabled.
+pub async fn uplinks() -> anyhow::Result<[BTreeSet<u32>; 2]> {
+    let sockets = kernel::Sockets::open().context("looking for default routes")?;
+    let routes = sockets.kernel.default_routes().await.context("reading the default routes")?;
+    Ok(egress::by_family(&routes))
+}
+
 /// Makes every neighbour that was entered as managed an ordinary one again, in the network namespace of the calling
 /// thread, and returns how many there were. For a clean detach, by this process or another; not for the agent's exit,
 /// after which the datapath goes on.

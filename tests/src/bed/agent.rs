@@ -166,6 +166,22 @@ impl Agent {
         })
     }
 
+    /// Gives the agent another configuration, and waits until it is in force.
+    ///
+    /// # Errors
+    /// The file cannot be written, or the agent does not apply it.
+    pub fn apply(&self, config: &Config) -> Result<()> {
+        let generation = || {
+            let status = self.json("status")?;
+            status["config"]["generation"].as_u64().with_context(|| format!("no generation in {status}"))
+        };
+        let before = generation()?;
+        config.write(&self.file)?;
+        eventually("a configuration to be in force", START, || {
+            holds(generation()? > before, || format!("{}: still at {before}", self.host.name()))
+        })
+    }
+
     /// Asks the agent's own HTTP port.
     ///
     /// # Errors

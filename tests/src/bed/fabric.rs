@@ -310,16 +310,35 @@ impl Fabric {
     /// # Errors
     /// As [`Beeline::agent`] and [`Beeline::pass_program`].
     pub fn start_agents(&self, bed: &Bed, beeline: &Beeline, services: &[Service]) -> Result<Agents> {
+        self.start_agents_tuned(bed, beeline, services, |_| ())
+    }
+
+    /// As [`Fabric::start_agents`], with configurations that `tune` changes before they are used.
+    ///
+    /// # Errors
+    /// As [`Fabric::start_agents`].
+    pub fn start_agents_tuned(
+        &self,
+        bed: &Bed,
+        beeline: &Beeline,
+        services: &[Service],
+        tune: impl Fn(&mut Config),
+    ) -> Result<Agents> {
         let ports: Vec<&str> = self.edges.iter().chain(&self.nodes).map(Host::name).collect();
         beeline.pass_program(&self.router, &ports)?;
         for (hop, node) in self.hops.iter().zip(&self.nodes) {
             beeline.pass_program(hop, &[node.name()])?;
         }
-        let nodes = self.start_nodes(bed, beeline, services)?;
-        let edges = self.edges.iter().map(|host| beeline.start(bed, host, &self.edge_config(host, services)));
-        let mut edges = edges.collect::<Result<Vec<_>>>()?;
-        edges.iter_mut().try_for_each(Agent::wait_ready)?;
-        Ok(Agents { edges, nodes })
+        let start = |host: &Host, mut config: Config| {
+            tune(&mut config);
+            beeline.start(bed, host, &config)
+        };
+        let nodes = self.nodes.iter().map(|host| start(host, self.node_config(host, services)));
+        let nodes = nodes.collect::<Result<Vec<_>>>()?;
+        let edges = self.edges.iter().map(|host| start(host, self.edge_config(host, services)));
+        let mut agents = Agents { edges: edges.collect::<Result<Vec<_>>>()?, nodes };
+        agents.all().try_for_each(Agent::wait_ready)?;
+        Ok(agents)
     }
 
     /// Starts an agent on every node.

@@ -10,6 +10,7 @@
 
 mod agent;
 mod bulk;
+mod capture;
 mod config;
 mod fabric;
 mod hops;
@@ -19,6 +20,7 @@ mod pod_server;
 mod pods;
 pub mod policies;
 mod process;
+pub mod raw;
 mod rig;
 mod service;
 mod traffic;
@@ -38,6 +40,7 @@ use nix::sched::{CloneFlags, unshare};
 
 pub use agent::{Agent, Beeline};
 pub use bulk::{BULK, Bulk};
+pub use capture::Capture;
 pub use config::{Config, Edge, Node};
 pub use fabric::{Agents, Fabric, Shape, UNDERLAY_V4, UNDERLAY_V6};
 pub use host::Host;

@@ -84,7 +84,12 @@ impl Fabric {
             self.lead_pods_to(index)?;
             if self.has_bridge(index) {
                 let number = index + 1;
-                node.ip(&[format!("link add {BRIDGE} type bridge mcast_snooping 0"), format!("link set {BRIDGE} up")])?;
+                // An address of its own: the lowest of its ports' changes with them, and pods' packets to the one before
+                // are not taken until they have asked again.
+                node.ip(&[
+                    format!("link add {BRIDGE} address 02:44:00:00:{number:02x}:01 type bridge mcast_snooping 0"),
+                    format!("link set {BRIDGE} up"),
+                ])?;
                 node.addresses(BRIDGE, &[format!("10.244.{number}.1/24"), format!("fd44:{number}::1/64")])?;
             }
         }
@@ -125,27 +130,43 @@ impl Fabric {
     /// # Errors
     /// There is no such node, it has 100 pods, or the kernel refuses.
     pub fn add_pod(&mut self, bed: &Bed, node: usize) -> Result<Pod> {
-        let host = self.nodes.get(node).with_context(|| format!("no node {node}"))?;
+        self.nodes.get(node).with_context(|| format!("no node {node}"))?;
         let (number, index) = (u8::try_from(node + 1)?, self.pods_of(node).count() + 1);
         if index > 100 {
-            bail!("{} has 100 pods already", host.name());
+            bail!("node {number} has 100 pods already");
         }
         let last = 10 + u8::try_from(index)?;
         let addresses = [
             IpAddr::from([10, 244, number, last]),
             IpAddr::from([0xfd44, u16::from(number), 0, 0, 0, 0, 0, u16::from(last)]),
         ];
+        let pod = Pod { host: bed.host(&format!("pod{number}-{index}"))?, node, addresses };
+        self.plug_pod(&pod, None)?;
+        self.pods.push(pod.clone());
+        Ok(pod)
+    }
+
+    /// Gives a pod its veth, addresses and routes: a new one, or after [`Fabric::unplug_pod`]. With `index` that is the
+    /// interface's index on the node.
+    ///
+    /// # Errors
+    /// It has a veth already, or the kernel refuses.
+    pub fn plug_pod(&self, pod: &Pod, index: Option<u32>) -> Result<()> {
+        let (host, device, addresses) = (&self.nodes[pod.node], pod.name(), pod.addresses);
+        let number = u8::try_from(pod.node + 1)?;
         let gateways =
             [IpAddr::from([10, 244, number, 1]), IpAddr::from([0xfd44, u16::from(number), 0, 0, 0, 0, 0, 1])];
-        let pod = Pod { host: bed.host(&format!("pod{number}-{index}"))?, node, addresses };
-        let device = pod.name();
+        let index = index.map(|index| format!(" index {index}")).unwrap_or_default();
+        // The same at every time, so that nobody has to ask for it anew.
+        let octets = if let IpAddr::V4(address) = addresses[0] { address.octets() } else { [0; 4] };
+        let mac = format!("02:44:00:00:{:02x}:{:02x}", octets[2], octets[3]);
         // Made by the node across to the pod, which is what gives the pod's namespace an id there.
         host.ip(&[
-            format!("link add {device} type veth peer name eth0 netns {}", pod.host.name()),
+            format!("link add {device}{index} type veth peer name eth0 address {mac} netns {}", pod.host.name()),
             format!("link set {device} up"),
         ])?;
         pod.host.ip(&["link set eth0 up"])?;
-        if self.has_bridge(node) {
+        if self.has_bridge(pod.node) {
             host.ip(&[format!("link set {device} master {BRIDGE}")])?;
             pod.host.addresses("eth0", &[format!("{}/24", addresses[0]), format!("{}/64", addresses[1])])?;
         } else {
@@ -154,9 +175,7 @@ impl Fabric {
             pod.host.addresses("eth0", &[format!("{}/32", addresses[0]), format!("{}/128", addresses[1])])?;
             pod.host.ip(&gateways.map(|gateway| format!("route add {gateway} dev eth0")))?;
         }
-        pod.host.ip(&gateways.map(|gateway| format!("route add default via {gateway}")))?;
-        self.pods.push(pod.clone());
-        Ok(pod)
+        pod.host.ip(&gateways.map(|gateway| format!("route add default via {gateway}")))
     }
 
     /// Takes a pod's veth away, as the end of a pod does: its node has no device that leads to it any more. What runs

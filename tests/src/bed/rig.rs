@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Result, bail};
 
-use super::{Agents, Bed, Beeline, Fabric, PodServer, Service, Shape, WebServer, ask};
+use super::{Agents, Bed, Beeline, Config, Fabric, PodServer, Service, Shape, WebServer, ask};
 
 /// nginx on every node, or in every pod where there are pods, an agent on every node and edge. Goes down in the order of the fields.
 pub struct Rig {
@@ -40,11 +40,37 @@ impl Rig {
         shape: Shape,
         services: impl FnOnce(&Fabric) -> Vec<Service>,
     ) -> Result<Self> {
+        Self::start_tuned(bed, beeline, shape, services, |_| ())
+    }
+
+    /// As [`Rig::start_with`], with configurations that `tune` changes before they are used.
+    ///
+    /// # Errors
+    /// As [`Rig::start_with`].
+    pub fn start_tuned(
+        bed: &Bed,
+        beeline: &Beeline,
+        shape: Shape,
+        services: impl FnOnce(&Fabric) -> Vec<Service>,
+        tune: impl Fn(&mut Config),
+    ) -> Result<Self> {
         let fabric = Fabric::build(bed, shape)?;
         let pods = fabric.serve_pods(bed)?;
         let servers = if pods.is_empty() { fabric.serve(bed)? } else { Vec::new() };
-        let agents = fabric.start_agents(bed, beeline, &services(&fabric))?;
+        let agents = fabric.start_agents_tuned(bed, beeline, &services(&fabric), tune)?;
         Ok(Self { agents, servers, pods, fabric, beeline: beeline.clone() })
+    }
+
+    /// Gives every agent a file with these services, and waits until it is in force.
+    ///
+    /// # Errors
+    /// A file cannot be written, or an agent does not apply it.
+    pub fn reconfigure(&self, services: &[Service]) -> Result<()> {
+        let Self { agents, fabric, .. } = self;
+        let nodes = agents.nodes.iter().map(|node| (node, fabric.node_config(node.host(), services)));
+        let edges = agents.edges.iter().map(|edge| (edge, fabric.edge_config(edge.host(), services)));
+        // Nodes first: an edge that is behind sends to pods that its nodes know.
+        nodes.chain(edges).try_for_each(|(agent, config)| agent.apply(&config))
     }
 
     /// The process ids of all that was started.

@@ -63,6 +63,30 @@ impl<S: Store> Tables<S> {
         Ok(number)
     }
 
+    /// Numbers whose place the kernel has emptied, with the interfaces that they should stand for: an interface was gone,
+    /// and one with the same index may be there, which nobody has to be told about otherwise.
+    fn lost_devices(&self) -> impl Iterator<Item = (u32, u32)> {
+        let devices = self.pods.devices.iter().map(|(&interface, &(number, _))| (number, interface));
+        devices.filter(|&(number, interface)| self.store.pod_device(number) != Some(interface))
+    }
+
+    /// Whether the kernel has emptied the place of a device that leads to pods.
+    #[must_use]
+    pub fn lost_a_device(&self) -> bool {
+        self.lost_devices().next().is_some()
+    }
+
+    /// Put devices back whose place the kernel has emptied, as far as they are there again. Those that are not wait for
+    /// the kernel's word on where their pods are.
+    pub fn restore_devices(&mut self) {
+        for (number, interface) in self.lost_devices().collect::<Vec<_>>() {
+            match self.store.write_pod_device(number, interface) {
+                Ok(()) => tracing::info!(interface, "a device that leads to pods is there again"),
+                Err(error) => tracing::debug!(interface, "not there again: {error:#}"),
+            }
+        }
+    }
+
     /// One pod less has a number.
     pub(super) fn give_device(&mut self, number: u32, now: Instant) {
         let found = self.pods.devices.iter_mut().find(|(_, (there, _))| *there == number);

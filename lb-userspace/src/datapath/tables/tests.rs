@@ -2,6 +2,7 @@
 
 mod adoption;
 mod checked;
+mod choose;
 mod full;
 mod pods;
 mod random;

@@ -1,19 +1,23 @@
-//! Interfaces, addresses and routes by netlink; programs by the BPF system call.
+//! Interfaces, addresses and routes, by netlink.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
-use aya::programs::tc::TcAttachType;
-use aya::programs::{SchedClassifier, loaded_programs};
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp, XdpAttached};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
-use rtnetlink::RouteMessageBuilder;
+use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::offloads::{self, Offloads};
+use super::programs::{self, OnTc, Xdp};
+use crate::config::Config;
+use crate::datapath::links::tc::Hook;
+use crate::datapath::pins::Pins;
+use crate::doctor::{interfaces, node_interfaces};
 use crate::model::Prefix;
+use crate::neighbours;
 
 /// An interface.
 #[derive(Clone, Debug)]
@@ -28,23 +32,16 @@ pub struct Device {
     pub kind: String,
     /// The interface that it is a VLAN of.
     pub vlan_of: Option<u32>,
+    /// Of a veth, the other end, where that is in this network namespace too.
+    pub peer: Option<u32>,
     /// What its card does by itself; `None` where it does not tell.
     pub offloads: Option<Offloads>,
-    /// Its XDP program.
+    /// Its XDP program; looked at on interfaces of the configuration only.
     pub xdp: Option<Xdp>,
-    /// Names of its TCX programs on egress, in their order; looked at on uplinks of nodes only.
-    pub egress: Result<Vec<String>, String>,
-}
-
-/// An XDP program on an interface.
-#[derive(Clone, Debug)]
-pub struct Xdp {
-    /// Its id.
-    pub id: u32,
-    /// Its name, at most 15 bytes, or why it is not known.
-    pub name: Result<String, String>,
-    /// Whether it runs in generic mode.
-    pub generic: bool,
+    /// What it runs on TC ingress; looked at on interfaces of a node only.
+    pub ingress: OnTc,
+    /// What it runs on TC egress; looked at on interfaces of a node only.
+    pub egress: OnTc,
 }
 
 /// A next hop of a route.
@@ -56,24 +53,35 @@ pub struct Route {
     pub interface: Option<u32>,
     /// Whether packets go on by it, as opposed to local, blackhole and the like.
     pub unicast: bool,
+    /// Whether its destinations are on that interface's own network: it has no gateway.
+    pub on_link: bool,
 }
 
 /// All of them.
 pub(super) struct Network {
     pub(super) devices: Vec<Device>,
     pub(super) routes: Vec<Route>,
+    pub(super) uplinks: [BTreeSet<u32>; 2],
     pub(super) addresses: BTreeSet<IpAddr>,
 }
 
-pub(super) async fn read() -> Result<Network> {
+pub(super) async fn read(config: &Config) -> Result<Network> {
     let (connection, handle, _) = rtnetlink::new_connection()?;
     let connection = tokio::spawn(connection);
     let links: Vec<_> = handle.link().get().execute().try_collect().await?;
     let addresses: Vec<_> = handle.address().get().execute().try_collect().await?;
+    let mut routes = Vec::new();
     let v4 = handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
     let v6 = handle.route().get(RouteMessageBuilder::<Ipv6Addr>::new().build()).execute();
-    let mut routes: Vec<_> = v4.try_collect().await?;
-    routes.extend(v6.try_collect::<Vec<_>>().await?);
+    // A host with all of the Internet's routes has a million: no message is kept.
+    let mut messages = v4.chain(v6);
+    while let Some(message) = messages.try_next().await? {
+        routes.extend(route(&message));
+    }
+    let mut devices = Vec::new();
+    for message in links {
+        devices.extend(device(message, config, &handle).await);
+    }
     connection.abort();
     let own = addresses.into_iter().flat_map(|message| message.attributes).filter_map(|attribute| match attribute {
         // Local is the own one where the two ends of a point-to-point link differ; IPv6 has Address alone.
@@ -81,21 +89,18 @@ pub(super) async fn read() -> Result<Network> {
         AddressAttribute::Address(address) if address.is_ipv6() => Some(address),
         _ => None,
     });
-    Ok(Network {
-        addresses: own.collect(),
-        devices: links.into_iter().filter_map(device).collect(),
-        routes: routes.iter().flat_map(route).collect(),
-    })
+    Ok(Network { addresses: own.collect(), devices, routes, uplinks: neighbours::uplinks().await? })
 }
 
-fn device(message: LinkMessage) -> Option<Device> {
-    let (mut name, mut mtu, mut kind, mut parent, mut xdp) = (None, None, String::new(), None, None);
+async fn device(message: LinkMessage, config: &Config, handle: &Handle) -> Option<Device> {
+    let (mut name, mut mtu, mut kind, mut parent, mut far, mut xdp) = (None, None, String::new(), None, false, None);
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(value) => name = Some(value),
             LinkAttribute::Mtu(value) => mtu = Some(value),
             LinkAttribute::Link(value) => parent = Some(value),
-            LinkAttribute::Xdp(list) => xdp = program(&list),
+            LinkAttribute::LinkNetNsId(_) => far = true,
+            LinkAttribute::Xdp(list) => xdp = programs::xdp_id(&list),
             LinkAttribute::LinkInfo(infos) => {
                 let named = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind),
@@ -106,49 +111,38 @@ fn device(message: LinkMessage) -> Option<Device> {
             _ => {}
         }
     }
-    let name = name?;
+    let (name, index, pins) = (name?, message.header.index, Pins::new(&config.pin_path));
+    let (mut ingress, mut egress) = (Ok(Vec::new()), Ok(Vec::new()));
+    if node_interfaces(config).contains(&name) {
+        ingress = programs::on_tc(handle, &pins, &name, index, Hook::In).await;
+        egress = programs::on_tc(handle, &pins, &name, index, Hook::Out).await;
+    }
+    let xdp = xdp.filter(|_| interfaces(config).contains(&name.as_str()));
     Some(Device {
-        index: message.header.index,
+        index,
         offloads: offloads::read(&name),
         mtu: mtu?,
         vlan_of: parent.filter(|_| kind == "vlan"),
+        peer: parent.filter(|_| kind == "veth" && !far),
         kind,
-        xdp,
-        egress: Err("not looked at".to_owned()),
+        xdp: xdp.map(|found| programs::xdp(&pins, &name, index, found)),
+        ingress,
+        egress,
         name,
     })
-}
-
-fn program(attributes: &[LinkXdp]) -> Option<Xdp> {
-    let id = attributes.iter().find_map(|attribute| match attribute {
-        LinkXdp::ProgId(id) => Some(*id),
-        _ => None,
-    })?;
-    let generic = attributes.iter().any(|one| matches!(one, LinkXdp::Attached(XdpAttached::SocketBuffer)));
-    let found = loaded_programs().find_map(|info| match info {
-        Ok(info) if info.id() == id => Some(Ok(info.name_as_str().unwrap_or_default().to_owned())),
-        Ok(_) => None,
-        Err(error) => Some(Err(error.to_string())),
-    });
-    Some(Xdp { id, name: found.unwrap_or_else(|| Err("it is gone".to_owned())), generic })
-}
-
-/// Names of the TCX programs on egress (Linux 6.6).
-pub(super) fn egress(interface: &str) -> Result<Vec<String>, String> {
-    let (_, programs) =
-        SchedClassifier::query_tcx(interface, TcAttachType::Egress).map_err(|error| error.to_string())?;
-    Ok(programs.iter().map(|info| info.name_as_str().unwrap_or_default().to_owned()).collect())
 }
 
 /// One for each next hop.
 fn route(message: &RouteMessage) -> Vec<Route> {
     let mut address = None;
     let mut interfaces = Vec::new();
+    let mut on_link = true;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(value)) => address = Some(IpAddr::V4(*value)),
             RouteAttribute::Destination(RouteAddress::Inet6(value)) => address = Some(IpAddr::V6(*value)),
             RouteAttribute::Oif(index) => interfaces.push(Some(*index)),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => on_link = false,
             RouteAttribute::MultiPath(hops) => interfaces.extend(hops.iter().map(|hop| Some(hop.interface_index))),
             _ => {}
         }
@@ -163,5 +157,5 @@ fn route(message: &RouteMessage) -> Vec<Route> {
     };
     let prefix = Prefix { address: address.unwrap_or(any), length: message.header.destination_prefix_length };
     let unicast = message.header.kind == RouteType::Unicast;
-    interfaces.into_iter().map(|interface| Route { prefix, interface, unicast }).collect()
+    interfaces.into_iter().map(|interface| Route { prefix, interface, unicast, on_link }).collect()
 }
