@@ -207,7 +207,7 @@ impl Agent {
     }
 
     /// Whether the kernel or somebody else has taken away what nobody reports.
-    fn has_lost_something(&self) -> bool {
+    fn has_lost_something(&mut self) -> bool {
         self.interfaces.lost_a_place(&self.datapath.pins)
             || self.datapath.tables.lost_a_device()
             || self.nat_exemption.lost()
