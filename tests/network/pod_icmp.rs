@@ -153,16 +153,16 @@ fn told(socket: &UdpSocket) -> Result<Told> {
     let mut data = [IoSliceMut::new(&mut quoted)];
     let mut control = cmsg_space!([sock_extended_err; 1], sockaddr_in6);
     let fd = socket.as_raw_fd();
-    let about = |v4: Option<SocketAddr>| v4.context("no destination");
     let (errors, about) = if socket.local_addr()?.is_ipv4() {
         let message = recvmsg::<SockaddrIn>(fd, &mut data, Some(&mut control), MsgFlags::MSG_ERRQUEUE)?;
         let to = message.address.map(|to| SocketAddr::from((to.ip(), to.port())));
-        (message.cmsgs()?.collect::<Vec<_>>(), about(to)?)
+        (message.cmsgs()?.collect::<Vec<_>>(), to)
     } else {
         let message = recvmsg::<SockaddrIn6>(fd, &mut data, Some(&mut control), MsgFlags::MSG_ERRQUEUE)?;
         let to = message.address.map(|to| SocketAddr::from((to.ip(), to.port())));
-        (message.cmsgs()?.collect::<Vec<_>>(), about(to)?)
+        (message.cmsgs()?.collect::<Vec<_>>(), to)
     };
+    let about = about.context("no destination")?;
     for error in errors {
         let (error, by) = match error {
             ControlMessageOwned::Ipv4RecvErr(error, Some(by)) => (error, SockaddrIn::from(by).ip().into()),
