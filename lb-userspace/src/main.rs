@@ -36,11 +36,17 @@ enum Command {
     /// Look for what breaks traffic on this host; changes nothing.
     Doctor(cli::doctor::Arguments),
     /// What the agent of this host does, and what is wrong with it.
-    Status(cli::client::Asked),
+    Status(cli::status::Arguments),
     /// The services of the agent of this host.
     Services(cli::client::Asked),
     /// The backends of all services, or of some.
     Backends(cli::backends::Arguments),
+    /// The pods of this node, of all services or of some.
+    Pods(cli::pods::Arguments),
+    /// The flows that this node has recorded, from the kernel itself: root only, no agent needed.
+    Flows(cli::flows::Arguments),
+    /// Where a flow goes on this host, and why.
+    Trace(cli::trace::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +66,9 @@ fn main() -> ExitCode {
         Command::Status(arguments) => cli::status::run(&arguments),
         Command::Services(arguments) => cli::services::run(&arguments),
         Command::Backends(arguments) => cli::backends::run(&arguments),
+        Command::Pods(arguments) => cli::pods::run(&arguments),
+        Command::Flows(arguments) => cli::flows::run(&arguments),
+        Command::Trace(arguments) => cli::trace::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

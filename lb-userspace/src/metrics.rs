@@ -13,7 +13,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabel, EncodeLabelSet
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use crate::status::{BackendStatus, ServiceStatus, Status};
+use crate::status::{BackendStatus, PodStatus, ReplyStatus, ServiceStatus, Status};
 
 /// The media type of what [`render`] writes.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -58,7 +58,9 @@ impl Collector for Scrape {
         page.config(status)?;
         page.datapath(status)?;
         page.services(&status.services)?;
-        page.backends(&status.services)
+        page.backends(&status.services)?;
+        page.pods(&status.services)?;
+        page.replies(&status.replies)
     }
 }
 
@@ -125,10 +127,12 @@ impl Page<'_> {
             (labels, status.reasons.get(reason.name()).copied().unwrap_or(0))
         });
         self.each(Counter, "packets_by_reason_total", "Packets by what became of them, and why.", reasons)?;
-        let used = status.maps.iter().map(|map| ([("map", map.name.as_str())], map.used));
+        let used = status.maps.iter().filter_map(|map| Some(([("map", map.name.as_str())], map.used?)));
         self.each(Gauge, "map_used_entries", "Entries of the map that are in use.", used)?;
         let capacity = status.maps.iter().map(|map| ([("map", map.name.as_str())], map.capacity));
         self.each(Gauge, "map_capacity_entries", "Entries that the map has room for.", capacity)?;
+        let help = "Flows that were recorded, those included whose records are gone.";
+        self.one(Counter, "flows_recorded_total", help, status.flows_recorded)?;
         self.one(Counter, "tables_built_total", "Tables built since the agent started.", status.tables_built)
     }
 
@@ -138,7 +142,13 @@ impl Page<'_> {
         self.each(Gauge, "service_installed", "Whether the service is in the maps.", each(|s| s.installed.into()))?;
         self.each(Counter, "service_packets_total", "Packets sent to the service's backends.", each(|s| s.packets))?;
         let help = "Bytes sent to the service's backends, from the clients' IP headers on.";
-        self.each(Counter, "service_bytes_total", help, each(|s| s.bytes))
+        self.each(Counter, "service_bytes_total", help, each(|s| s.bytes))?;
+        let of_pods = services.iter().filter(|s| s.delivery == "pod");
+        let each = |value: fn(&ServiceStatus) -> u64| of_pods.clone().map(move |s| (OfService(s), value(s)));
+        let help = "Packets handed to the service's pods on this host.";
+        self.each(Counter, "service_pod_packets_total", help, each(|s| s.pod_packets))?;
+        let help = "Bytes handed to the service's pods on this host, from the clients' IP headers on.";
+        self.each(Counter, "service_pod_bytes_total", help, each(|s| s.pod_bytes))
     }
 
     fn backends(&mut self, services: &[ServiceStatus]) -> fmt::Result {
@@ -159,6 +169,32 @@ impl Page<'_> {
             .iter()
             .flat_map(|s| s.backends.iter().filter(known).map(move |b| (OfBackend(s, b), b.reachable.into())));
         self.each(Gauge, "backend_reachable", help, reachable)
+    }
+}
+
+impl Page<'_> {
+    fn pods(&mut self, services: &[ServiceStatus]) -> fmt::Result {
+        use MetricType::{Counter, Gauge};
+        let each = |value: fn(&PodStatus) -> u64| {
+            services.iter().flat_map(move |s| s.pods.iter().map(move |p| (OfPod(s, p), value(p))))
+        };
+        self.each(Counter, "pod_packets_total", "Packets handed to the pod.", each(|p| p.packets))?;
+        let help = "Bytes handed to the pod, from the clients' IP headers on.";
+        self.each(Counter, "pod_bytes_total", help, each(|p| p.bytes))?;
+        let help = "Slots of the service's table on this host that the pod owns.";
+        self.each(Gauge, "pod_slots", help, each(|p| p.slots.into()))?;
+        self.each(Gauge, "pod_draining", "Whether the pod drains: no new flows.", each(|p| p.draining().into()))?;
+        let help = "Whether a live device of this host leads to the pod.";
+        self.each(Gauge, "pod_live", help, each(|p| p.live.into()))
+    }
+
+    fn replies(&mut self, replies: &[ReplyStatus]) -> fmt::Result {
+        use MetricType::Counter;
+        let each = |value: fn(&ReplyStatus) -> u64| replies.iter().map(move |r| (OfReply(r), value(r)));
+        let help = "Packets of the pod's port that left as a VIP's.";
+        self.each(Counter, "reply_packets_total", help, each(|r| r.packets))?;
+        let help = "Bytes of the pod's port that left as a VIP's, from the IP header on.";
+        self.each(Counter, "reply_bytes_total", help, each(|r| r.bytes))
     }
 }
 
@@ -186,6 +222,30 @@ impl EncodeLabelSet for OfBackend<'_> {
     }
 }
 
+/// The labels of a pod of a service.
+struct OfPod<'a>(&'a ServiceStatus, &'a PodStatus);
+
+impl EncodeLabelSet for OfPod<'_> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        let Self(service, pod) = self;
+        OfService(service).encode(encoder)?;
+        shown(encoder, "pod", format_args!("{}", pod.address))?;
+        shown(encoder, "pod_port", format_args!("{}", pod.port))
+    }
+}
+
+/// The labels of a pod's port.
+struct OfReply<'a>(&'a ReplyStatus);
+
+impl EncodeLabelSet for OfReply<'_> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        let Self(reply) = self;
+        shown(encoder, "pod", format_args!("{}", reply.pod))?;
+        shown(encoder, "pod_port", format_args!("{}", reply.port))?;
+        ("protocol", reply.protocol.as_str()).encode(encoder.encode_label())
+    }
+}
+
 /// A label whose value needs no escaping and no `String` of its own.
 fn shown(encoder: &mut LabelSetEncoder<'_>, key: &str, value: fmt::Arguments<'_>) -> fmt::Result {
     let mut label = encoder.encode_label();
@@ -209,7 +269,12 @@ mod tests {
             "# TYPE beeline_service_packets_total counter",
             r#"beeline_build_info{version="0.1.0",abi="1"} 1"#,
             "beeline_ready 0",
-            "beeline_problems 4",
+            "beeline_problems 5",
+            "beeline_flows_recorded_total 321",
+            r#"beeline_service_pod_packets_total{service="web/http",vip="198.51.100.10",port="80",protocol="TCP"} 700"#,
+            r#"beeline_pod_packets_total{service="web/http",vip="198.51.100.10",port="80",protocol="TCP",pod="10.244.1.11",pod_port="8080"} 384"#,
+            r#"beeline_pod_live{service="web/http",vip="198.51.100.10",port="80",protocol="TCP",pod="10.244.1.12",pod_port="8080"} 0"#,
+            r#"beeline_reply_packets_total{pod="10.244.1.11",pod_port="8080",protocol="TCP"} 400"#,
             r#"beeline_interface_attached{interface="eth0"} 1"#,
             r#"beeline_interface_attached{interface="eth1"} 0"#,
             "beeline_config_newest_in_force 0",

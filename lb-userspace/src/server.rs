@@ -6,14 +6,14 @@ mod socket;
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -26,9 +26,19 @@ use tracing::warn;
 use self::socket::Socket;
 use crate::metrics;
 use crate::status::Status;
+use crate::trace::{FlowAsked, Trace};
 
-/// How the agent's task is asked: it answers each sender with the status of that moment.
-pub type Query = mpsc::Sender<oneshot::Sender<Status>>;
+/// What the agent's task is asked; it answers with what is so at that moment.
+#[derive(Debug)]
+pub enum Question {
+    /// How it is.
+    Status(oneshot::Sender<Status>),
+    /// Where a flow goes.
+    Trace(FlowAsked, oneshot::Sender<Trace>),
+}
+
+/// How the agent's task is asked.
+pub type Query = mpsc::Sender<Question>;
 
 /// How long the agent's task may take to answer before it counts as stuck.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -55,7 +65,7 @@ impl Server {
     /// # Errors
     /// The address is taken or not this host's; another agent answers at the socket; the socket's folder cannot be
     /// made or written.
-    pub fn bind(listen: SocketAddr, socket: &Path) -> Result<Bound> {
+    pub fn bind(listen: SocketAddr, socket: &FilePath) -> Result<Bound> {
         // The socket first: "another agent" says more than "the address is in use" when it is both.
         let socket = Socket::bind(socket)?;
         let tcp = TcpListener::bind(listen).map_err(|error| refused(listen, &error))?;
@@ -67,7 +77,7 @@ impl Server {
     ///
     /// # Errors
     /// A live agent answers there, something that is no socket is there, or it cannot be removed.
-    pub fn forget(socket: &Path) -> Result<()> {
+    pub fn forget(socket: &FilePath) -> Result<()> {
         socket::remove_stale(socket)
     }
 }
@@ -146,7 +156,10 @@ fn public(agent: Arc<Agent>) -> Router {
 
 /// What only those may know who can open the socket.
 fn private(agent: Arc<Agent>) -> Router {
-    Router::new().route("/status", get(status)).with_state(agent)
+    Router::new()
+        .route("/status", get(status))
+        .route("/trace/{protocol}/{client}/{client_port}/{vip}/{vip_port}", get(trace))
+        .with_state(agent)
 }
 
 struct Agent {
@@ -162,9 +175,13 @@ enum Silence {
 
 impl Agent {
     async fn ask(&self) -> Result<Status, Silence> {
+        self.ask_for(Question::Status).await
+    }
+
+    async fn ask_for<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Silence> {
         let asked = async {
             let (sender, receiver) = oneshot::channel();
-            self.query.send(sender).await.map_err(|_| Silence::Gone)?;
+            self.query.send(question(sender)).await.map_err(|_| Silence::Gone)?;
             receiver.await.map_err(|_| Silence::Gone)
         };
         timeout(self.answer_within, asked).await.unwrap_or(Err(Silence::Late(self.answer_within)))
@@ -206,6 +223,18 @@ async fn metrics_page(State(agent): State<Arc<Agent>>) -> Result<Response, Silen
 async fn status(State(agent): State<Arc<Agent>>) -> Result<Response, Silence> {
     let status = agent.ask().await?;
     Ok(written("application/json", move || Ok(serde_json::to_string(&status)?)).await)
+}
+
+/// A flow is named by its path: there is nothing else to say, and nothing of it needs an escape.
+async fn trace(
+    State(agent): State<Arc<Agent>>,
+    Path((protocol, client, client_port, vip, vip_port)): Path<(String, IpAddr, u16, IpAddr, u16)>,
+) -> Result<Response, Response> {
+    let (client, vip) = (SocketAddr::new(client, client_port), SocketAddr::new(vip, vip_port));
+    let flow = FlowAsked::new(&protocol, client, vip)
+        .map_err(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response())?;
+    let trace = agent.ask_for(|sender| Question::Trace(flow, sender)).await.map_err(Silence::into_response)?;
+    Ok(written("application/json", move || Ok(serde_json::to_string(&trace)?)).await)
 }
 
 /// A page that may be tens of megabytes: written where it keeps nothing else waiting.

@@ -34,6 +34,10 @@ pub struct Status {
     /// How often each reason was given to a packet, by its name; `forwarded` is the sum over all backends less what has
     /// reasons of its own. `not_ours` is not counted.
     pub reasons: BTreeMap<String, u64>,
+    /// What becomes of the replies of this host's pods.
+    pub replies: Vec<ReplyStatus>,
+    /// Flows that were recorded since the maps were made.
+    pub flows_recorded: u64,
     /// How full the maps are.
     pub maps: Vec<MapStatus>,
     /// Tables built since the agent started.
@@ -105,6 +109,65 @@ pub struct ServiceStatus {
     pub bytes: u64,
     /// Its backends, by address.
     pub backends: Vec<BackendStatus>,
+    /// `host` or `pod`.
+    pub delivery: String,
+    /// Packets handed to its pods on this host since the service is in the maps (its removed pods' included while this
+    /// agent runs).
+    pub pod_packets: u64,
+    /// Their bytes, from the clients' IP headers on.
+    pub pod_bytes: u64,
+    /// Its pods on this host, by address and port; none on a host that is no node.
+    pub pods: Vec<PodStatus>,
+}
+
+/// A pod of a service on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodStatus {
+    /// Its address.
+    pub address: IpAddr,
+    /// The port in the pod.
+    pub port: u16,
+    /// `ready` or `draining`.
+    pub state: String,
+    /// Its weight as configured.
+    pub weight: u32,
+    /// How many slots of this host's table it owns.
+    pub slots: u32,
+    /// Packets handed to it.
+    pub packets: u64,
+    /// Their bytes, from the clients' IP headers on.
+    pub bytes: u64,
+    /// Whether its flows are recorded.
+    pub recorded: bool,
+    /// The device that leads to it.
+    pub device: Option<String>,
+    /// Whether that is there: without it nothing is handed to the pod.
+    pub live: bool,
+    /// Why there is none.
+    pub problem: Option<String>,
+}
+
+/// What becomes of the replies from one port of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyStatus {
+    /// The pod's address.
+    pub pod: IpAddr,
+    /// The port in the pod.
+    pub port: u16,
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+    /// The VIP that they leave as, where no record says another.
+    pub vip: IpAddr,
+    /// The VIP's port.
+    pub vip_port: u16,
+    /// Whether records alone say which VIP they leave as.
+    pub recorded: bool,
+    /// Whether one without a record leaves as it is; else it is dropped, where records alone say it.
+    pub direct: bool,
+    /// Packets that left as the VIP's.
+    pub packets: u64,
+    /// Their bytes, from the IP header on.
+    pub bytes: u64,
 }
 
 /// A backend of a service.
@@ -136,10 +199,10 @@ pub struct BackendStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapStatus {
     /// What it holds: `services`, `backends`, `slots`, `next_hops`, and on a node `pods`, `pod_slots`,
-    /// `pod_devices`, `replies`.
+    /// `pod_devices`, `replies`, `internal_networks`, `records`.
     pub name: String,
-    /// In use.
-    pub used: u64,
+    /// In use; `None` for `records`, which only `beeline flows` and `beeline status --maps` count.
+    pub used: Option<u64>,
     /// As many as fit.
     pub capacity: u64,
 }
@@ -151,7 +214,8 @@ impl Status {
     /// The first problems, as many as people read, and how many more there are.
     pub fn first_problems(&self) -> impl Iterator<Item = Cow<'_, str>> {
         let more = self.problems.len().saturating_sub(PROBLEMS_SHOWN);
-        let rest = (more > 0).then(|| Cow::Owned(format!("and {more} more: see beeline services, beeline backends")));
+        let rest = (more > 0)
+            .then(|| Cow::Owned(format!("and {more} more: see beeline services, beeline backends, beeline pods")));
         self.problems.iter().take(PROBLEMS_SHOWN).map(|problem| Cow::Borrowed(problem.as_str())).chain(rest)
     }
 }
@@ -172,6 +236,14 @@ impl ServiceStatus {
         let address =
             |address: IpAddr| name.parse() == Ok(address) || name.parse() == Ok(SocketAddr::from((address, self.port)));
         part || self.address.is_some_and(address)
+    }
+}
+
+impl PodStatus {
+    /// Whether it drains.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.state == "draining"
     }
 }
 
@@ -227,11 +299,13 @@ mod tests {
         let shown: Vec<_> = status.first_problems().collect();
         assert_eq!(shown.len(), 21);
         assert_eq!(shown[19], "problem 19");
-        assert_eq!(shown[20], "and 980 more: see beeline services, beeline backends");
+        assert_eq!(shown[20], "and 980 more: see beeline services, beeline backends, beeline pods");
         assert_eq!(sample().first_problems().collect::<Vec<_>>(), sample().problems);
     }
 
     const UNREACHABLE: &str = "10.0.0.12 does not answer on eth0 (ARP): is that host up, and on this network?";
+    const NO_DEVICE: &str =
+        "no route leads to 10.244.1.12: the pod is not on this host (any more), or its network is not set up";
     const FULL: &str =
         "no room for more slots: the map holds 4096; raise maps.slots and restart after `beeline detach`";
     const NO_INTERFACE: &str = "there is no interface eth1; waiting for it";
@@ -252,6 +326,30 @@ mod tests {
             via: problem.is_none().then(|| "eth0 02:00:00:00:00:02 mtu 1500".to_owned()),
             problem: problem.map(str::to_owned),
         };
+        let pod = |last, state: &str, slots, problem: Option<&str>| PodStatus {
+            address: IpAddr::from([10, 244, 1, last]),
+            port: 8080,
+            state: state.to_owned(),
+            weight: 100,
+            slots,
+            packets: u64::from(slots) / 2,
+            bytes: u64::from(slots) * 100,
+            recorded: last == 11,
+            device: problem.is_none().then(|| format!("veth{last}")),
+            live: problem.is_none(),
+            problem: problem.map(str::to_owned),
+        };
+        let reply = |last, recorded| ReplyStatus {
+            pod: IpAddr::from([10, 244, 1, last]),
+            port: 8080,
+            protocol: "TCP".to_owned(),
+            vip: IpAddr::from([198, 51, 100, 10]),
+            vip_port: 80,
+            recorded,
+            direct: false,
+            packets: 400,
+            bytes: 90_000,
+        };
         let web = ServiceStatus {
             label: "web/http".to_owned(),
             address: Some(IpAddr::from([198, 51, 100, 10])),
@@ -267,6 +365,14 @@ mod tests {
                 backend(12, "ready", 1024, Some(UNREACHABLE)),
                 backend(13, "draining", 0, None),
             ],
+            delivery: "pod".to_owned(),
+            pod_packets: 700,
+            pod_bytes: 280_000,
+            pods: vec![
+                pod(11, "ready", 768, None),
+                pod(12, "ready", 256, Some(NO_DEVICE)),
+                pod(13, "draining", 0, None),
+            ],
             ..ServiceStatus::default()
         };
         let dns = ServiceStatus {
@@ -277,16 +383,17 @@ mod tests {
             algorithm: "rendezvous v1".to_owned(),
             slots: 64,
             problem: Some(FULL.to_owned()),
+            delivery: "host".to_owned(),
             ..ServiceStatus::default()
         };
-        let map = |name: &str, used, capacity| MapStatus { name: name.to_owned(), used, capacity };
+        let map = |name: &str, used, capacity| MapStatus { name: name.to_owned(), used: Some(used), capacity };
         let attached = InterfaceStatus {
             name: "eth0".to_owned(),
             index: Some(2),
             edge: true,
             node: true,
             attached: true,
-            problem: None,
+            ..InterfaceStatus::default()
         };
         let missing = InterfaceStatus {
             name: "eth1".to_owned(),
@@ -306,6 +413,7 @@ mod tests {
                 NO_INTERFACE.to_owned(),
                 format!("web/http: {UNREACHABLE}"),
                 format!("dns/UDP/53: {FULL}"),
+                format!("pod 10.244.1.12: {NO_DEVICE}"),
             ],
             config: ConfigStatus {
                 file: PathBuf::from("/etc/beeline/lb.yaml"),
@@ -320,6 +428,8 @@ mod tests {
             reasons: [("forwarded", 1490), ("icmp_error_forwarded", 10), ("unknown_port", 12), ("hairpin", 0)]
                 .map(|(name, count)| (name.to_owned(), count))
                 .into(),
+            replies: vec![reply(11, true), reply(12, false)],
+            flows_recorded: 321,
             maps: vec![map("services", 2, 10_000), map("slots", 4096, 4096)],
             tables_built: 5,
         }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 
 use lb_userspace::metrics::render;
-use lb_userspace::status::{BackendStatus, InterfaceStatus, MapStatus, ServiceStatus, Status};
+use lb_userspace::status::{BackendStatus, InterfaceStatus, MapStatus, PodStatus, ReplyStatus, ServiceStatus, Status};
 
 const MISSING: &str = "promtool, of Debian's package prometheus, is missing: run cargo xtask setup";
 
@@ -24,6 +24,30 @@ fn status(services: u32, backends: u32) -> Status {
         via: Some("eth0".to_owned()),
         problem: (number == 1).then(|| "no route".to_owned()),
     };
+    let pod = |number: u32| PodStatus {
+        address: IpAddr::from(Ipv4Addr::from_bits(0x0af4_0000 + number)),
+        port: 8080,
+        state: "ready".to_owned(),
+        weight: 100,
+        slots: 512,
+        packets: u64::MAX,
+        bytes: u64::MAX,
+        recorded: false,
+        device: Some("veth0".to_owned()),
+        live: true,
+        problem: None,
+    };
+    let reply = |number: u32| ReplyStatus {
+        pod: IpAddr::from(Ipv4Addr::from_bits(0x0af4_0000 + number)),
+        port: 8080,
+        protocol: "TCP".to_owned(),
+        vip: IpAddr::from(Ipv4Addr::from_bits(0xc633_0000)),
+        vip_port: 80,
+        recorded: false,
+        direct: false,
+        packets: 1,
+        bytes: u64::MAX,
+    };
     let service = |number: u32| ServiceStatus {
         label: format!("a service with \"quotes\", a \\ and\na line {number}/http"),
         address: Some(if number.is_multiple_of(2) {
@@ -35,6 +59,8 @@ fn status(services: u32, backends: u32) -> Status {
         port: 80,
         slots: 4096,
         installed: true,
+        delivery: "pod".to_owned(),
+        pods: (0..backends.min(2)).map(pod).collect(),
         backends: (0..backends).map(|b| backend(number, b)).collect(),
         ..ServiceStatus::default()
     };
@@ -43,7 +69,8 @@ fn status(services: u32, backends: u32) -> Status {
         started: 1_700_000_000,
         interfaces: vec![InterfaceStatus { name: "eth0".to_owned(), ..InterfaceStatus::default() }],
         services: (0..services).map(service).collect(),
-        maps: vec![MapStatus { name: "slots".to_owned(), used: 64, capacity: 4096 }],
+        replies: (0..backends.min(2)).map(reply).collect(),
+        maps: vec![MapStatus { name: "slots".to_owned(), used: Some(64), capacity: 4096 }],
         ..Status::default()
     }
 }
@@ -85,8 +112,8 @@ fn the_largest_page_is_complete() {
     let page = render(&status(10_000, 10)).expect("a String takes it");
     let lines = page.lines().filter(|line| line.starts_with("beeline_backend_packets_total{"));
     assert_eq!(lines.count(), 100_000);
-    let last = page.lines().last().expect("a line");
-    assert!(last.starts_with("beeline_backend_reachable{") && last.ends_with("backend=\"10.1.134.159\"} 1"), "{last}");
+    let last = page.lines().rfind(|line| line.starts_with("beeline_backend_reachable{")).expect("a line");
+    assert!(last.ends_with("backend=\"10.1.134.159\"} 1"), "{last}");
 }
 
 #[test]

@@ -78,12 +78,12 @@ fn it_goes_back_to_the_head_and_outlives_its_loader() {
         let folder = Folder::new("tcx");
         let pins = folder.pins();
         let index = device();
-        let mut object = object::load(&SIZES, None, false).expect("the object");
+        let mut object = object::load(&SIZES, true, None, false).expect("the object");
         assert_eq!(tc::attach(&mut object, &pins, "out0", index, Hook::Out, Way::Tcx).expect("attach"), Attached::New);
         assert!(tc::is_first(&pins, "out0", index, Hook::Out).expect("asked"));
 
         // Somebody else goes before us.
-        let mut other = object::load(&SIZES, None, false).expect("another object");
+        let mut other = object::load(&SIZES, true, None, false).expect("another object");
         let program = object::classifier(&mut other, Program::NodeTc).expect("another program");
         let options = TcAttachOptions::TcxOrder(LinkOrder::first());
         program.attach_with_options("out0", TcAttachType::Egress, options).expect("attach before ours");
@@ -103,7 +103,7 @@ fn it_goes_back_to_the_head_and_outlives_its_loader() {
         // It stays without the agent, and the next one takes its place.
         drop(object);
         assert_eq!(programs(), after);
-        let mut next = object::load(&SIZES, None, false).expect("the next agent's object");
+        let mut next = object::load(&SIZES, true, None, false).expect("the next agent's object");
         assert_eq!(
             tc::attach(&mut next, &pins, "out0", index, Hook::Out, Way::Tcx).expect("take over"),
             Attached::Replaced
@@ -124,7 +124,7 @@ fn a_filter_does_it_where_there_is_no_tcx() {
         let folder = Folder::new("clsact");
         let pins = folder.pins();
         let index = device();
-        let mut object = object::load(&SIZES, None, false).expect("the object");
+        let mut object = object::load(&SIZES, true, None, false).expect("the object");
         assert_eq!(
             tc::attach(&mut object, &pins, "out0", index, Hook::Out, Way::Clsact).expect("attach"),
             Attached::New
@@ -134,7 +134,7 @@ fn a_filter_does_it_where_there_is_no_tcx() {
         let first = filters();
         assert!(first.contains("beeline_return") && first.contains("pref 1 "), "{first}");
 
-        let mut next = object::load(&SIZES, None, false).expect("the next agent's object");
+        let mut next = object::load(&SIZES, true, None, false).expect("the next agent's object");
         assert_eq!(
             tc::attach(&mut next, &pins, "out0", index, Hook::Out, Way::Clsact).expect("take over"),
             Attached::Replaced

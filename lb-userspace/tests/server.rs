@@ -9,8 +9,9 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use lb_userspace::metrics::CONTENT_TYPE;
-use lb_userspace::server::{Bound, Query, Server};
+use lb_userspace::server::{Bound, Query, Question, Server};
 use lb_userspace::status::{ServiceStatus, Status, socket_path};
+use lb_userspace::trace::Trace;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot};
@@ -63,10 +64,13 @@ async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> (u1
 
 /// An agent's task that always answers the same.
 fn agent(status: Status) -> Query {
-    let (query, mut questions) = mpsc::channel::<oneshot::Sender<Status>>(4);
+    let (query, mut questions) = mpsc::channel(4);
     tokio::spawn(async move {
         while let Some(question) = questions.recv().await {
-            drop(question.send(status.clone()));
+            match question {
+                Question::Status(sender) => drop(sender.send(status.clone())),
+                Question::Trace(flow, sender) => drop(sender.send(Trace::new(&flow))),
+            }
         }
     });
     query
@@ -109,6 +113,24 @@ async fn each_place_answers_what_belongs_there() {
 
     server.stop().await;
     assert!(!socket.exists(), "the socket is still there");
+}
+
+#[tokio::test]
+async fn a_flow_is_named_by_the_path() {
+    let folder = folder();
+    let socket = folder.path().join("a.sock");
+    let server = Running::start(Server::bind(ANYWHERE, &socket).expect("free"), &socket, agent(status()));
+    let (code, answer) = server.unix("/trace/udp/fd60::2/40000/2001:db8::10/53").await;
+    assert_eq!(code, 200, "{answer}");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+    let trace: Trace = serde_json::from_str(body).expect("a trace");
+    assert_eq!(trace.client, "[fd60::2]:40000".parse().expect("an address"));
+    assert_eq!((trace.vip, trace.protocol.as_str()), ("[2001:db8::10]:53".parse().expect("an address"), "UDP"));
+    for wrong in ["sctp/10.0.0.1/1/10.0.0.2/2", "tcp/10.0.0.1/1/2001:db8::1/2", "tcp/10.0.0.1/70000/10.0.0.2/2"] {
+        assert_eq!(server.unix(&format!("/trace/{wrong}")).await.0, 400, "{wrong}");
+    }
+    assert_eq!(server.tcp("/trace/tcp/10.0.0.1/1/10.0.0.2/2").await.0, 404, "what the maps hold is root's to know");
+    server.stop().await;
 }
 
 #[tokio::test]

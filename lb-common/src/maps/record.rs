@@ -36,6 +36,12 @@ impl RecordKey {
         Self { client: Address([words[0], words[1]]), pod: Address([words[2], words[3]]), rest: words[4] }
     }
 
+    /// The key as a map holds it.
+    #[must_use]
+    pub const fn to_words(&self) -> [u64; 5] {
+        [self.client.0[0], self.client.0[1], self.pod.0[0], self.pod.0[1], self.rest]
+    }
+
     /// The client's address.
     #[must_use]
     pub const fn client(&self) -> Address {

@@ -20,6 +20,9 @@ const TCP_LEN: u32 = 20;
 /// How much of the transport header a quote of ours has: all of UDP's (RFC 792).
 const QUOTED: u32 = 8;
 
+/// Longest packet that an ICMPv6 error of at most 1,280 bytes quotes whole.
+const MAX_QUOTE: u64 = 1280 - (v6::LEN + icmp::LEN) as u64;
+
 /// Answer, or say why not.
 #[inline(always)]
 pub(super) fn answer<P: Packet, M: Maps>(packet: &mut P, maps: &M, visit: &Visit) -> Reason {
@@ -87,7 +90,10 @@ fn unreachable<P: Packet>(packet: &mut P, visit: &Visit) -> Reason {
     if strip != 0 && !packet.strip(l3, strip, family) {
         return Reason::InconsistentMaps;
     }
-    let Some(excess) = packet.excess(l3 + family.header_len() + QUOTED) else { return Reason::NoPod };
+    // IPv6 wants as much as fits (RFC 4443 §2.4), IPv4 is content with the ports (RFC 792).
+    let whole = family == Family::V6 && visit.length <= MAX_QUOTE;
+    let quoted = if whole { visit.length as u32 } else { family.header_len() + QUOTED };
+    let Some(excess) = packet.excess(l3 + quoted) else { return Reason::NoPod };
     if excess != 0 && !packet.trim(excess) {
         return Reason::NoPod;
     }
@@ -104,15 +110,20 @@ fn unreachable<P: Packet>(packet: &mut P, visit: &Visit) -> Reason {
                 && packet.store(l3 + v4::LEN, &message)
         }
         Family::V6 => {
-            const LEN: u32 = v6::LEN + QUOTED;
-            let Some(quoted) = sum_of::<P, { LEN / 4 }>(packet, l3) else { return Reason::NoPod };
+            let length = if whole { visit.length as u32 } else { family.header_len() + QUOTED };
+            let quoted = if whole {
+                sum_of_ipv6_udp(packet, visit, l3)
+            } else {
+                sum_of::<P, { (v6::LEN + QUOTED) / 4 }>(packet, l3)
+            };
+            let Some(quoted) = quoted else { return Reason::NoPod };
             let mut message = [1, 4, 0, 0, 0, 0, 0, 0];
-            let pseudo = halves(pseudo(visit, ICMPV6, icmp::LEN + LEN));
+            let pseudo = halves(pseudo(visit, ICMPV6, icmp::LEN + length));
             let [c0, c1] = finish(pseudo + sum(&message) + quoted).to_ne_bytes();
             message[2] = c0;
             message[3] = c1;
             make_room::<P, { (v6::LEN + icmp::LEN) as usize }>(packet, l3, family)
-                && turn_round(packet, l3, visit, ICMPV6, icmp::LEN + LEN)
+                && turn_round(packet, l3, visit, ICMPV6, icmp::LEN + length)
                 && packet.store(l3 + v6::LEN, &message)
         }
     };
@@ -127,6 +138,15 @@ fn sum_of<P: Packet, const WORDS: u32>(packet: &P, at: u32) -> Option<u32> {
         total += u64::from(u32::from_ne_bytes(packet.load::<4>(at + 4 * word)?));
     }
     Some(u32::from(fold_words(total)))
+}
+
+/// The sum of a whole IPv6 packet with UDP inside, whose own checksum says what the datagram sums to: to zero, with its
+/// pseudo-header. The answer to a damaged datagram is as damaged.
+#[inline(always)]
+fn sum_of_ipv6_udp<P: Packet>(packet: &P, visit: &Visit, l3: u32) -> Option<u32> {
+    let header = sum_of::<P, { v6::LEN / 4 }>(packet, l3)?;
+    let datagram = finish(halves(pseudo(visit, UDP, visit.length as u32 - v6::LEN)));
+    Some(header + u32::from(datagram))
 }
 
 /// Room for `N` bytes of headers between the link header and the packet.

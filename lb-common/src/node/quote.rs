@@ -1,7 +1,9 @@
 //! The packet that an ICMP error quotes: one of the VIP's to the client, the flow seen from behind.
 
 use super::visit::Visit;
+use super::{is_martian, is_own};
 use crate::address::Family;
+use crate::maps::Maps;
 use crate::nat::{self, Quote};
 use crate::packet::icmp::{self, Kind};
 use crate::packet::{OFFSET_MASK, Packet};
@@ -9,10 +11,18 @@ use crate::verdict::Reason;
 
 /// The flow that an ICMP error quotes becomes the visit's.
 #[inline(always)]
-pub(super) fn read<P: Packet>(packet: &P, visit: &mut Visit) -> Reason {
+pub(super) fn read<P: Packet, M: Maps>(packet: &P, maps: &M, visit: &mut Visit) -> Reason {
+    // The error's own source is any router's; the flow's client is in the quote.
+    let family = visit.family();
+    if is_martian(visit.client, family) {
+        return Reason::MartianSource;
+    }
+    if is_own(maps, visit.client, family) {
+        return Reason::Hairpin;
+    }
     // An edge sends on errors alone: echo requests it answers itself.
     let Some([message_type, ..]) = packet.load::<8>(visit.l4()) else { return Reason::MalformedInner };
-    match icmp::kind(visit.family(), message_type) {
+    match icmp::kind(family, message_type) {
         Kind::Error => {}
         Kind::Echo | Kind::NeighbourDiscovery | Kind::Other => return Reason::UnsupportedIcmp,
     }

@@ -66,6 +66,9 @@ pub struct Visit {
     chain: [u64; 4],
 }
 
+/// Where the checksum of a TCP header ends in it.
+const TCP_CHECKSUM_END: u64 = 18;
+
 /// Flag of a TCP header: no more data.
 pub(crate) const FIN: u64 = 1;
 /// Flag of a TCP header: a connection begins.
@@ -94,6 +97,14 @@ impl Visit {
         self.l4 as u32 & OFFSET_MASK
     }
 
+    /// Whether this is a first fragment whose TCP checksum lies in another one: it cannot be rewritten (RFC 1858 §3 drops
+    /// it, too).
+    #[inline(always)]
+    const fn lacks_checksum(&self) -> bool {
+        let end = self.inner() as u64 + self.length;
+        self.is_fragment != 0 && self.l4 != 0 && self.protocol == TCP as u64 && self.l4 + TCP_CHECKSUM_END > end
+    }
+
     /// Whether the packet may begin a flow: a SYN, or any of UDP. No ICMP error does.
     #[inline(always)]
     pub(super) const fn may_begin(&self) -> bool {
@@ -112,7 +123,7 @@ pub fn run<P: Packet, M: Maps>(packet: &mut P, maps: &M, visit: &mut Visit) -> R
         reason = look_into_ipv6(packet, maps, visit);
     }
     if reason == Reason::Forwarded && visit.quote != 0 {
-        reason = quote::read(packet, visit);
+        reason = quote::read(packet, maps, visit);
     }
     if reason == Reason::Forwarded {
         reason = find_service(packet, maps, visit);
@@ -121,6 +132,9 @@ pub fn run<P: Packet, M: Maps>(packet: &mut P, maps: &M, visit: &mut Visit) -> R
         return reason;
     }
     if !PodWord(visit.word).is_host() {
+        if visit.lacks_checksum() {
+            return Reason::MalformedInner;
+        }
         reason = choose::choose(packet, maps, visit);
         if reason == Reason::NoPod {
             return super::answer::answer(packet, maps, visit);
@@ -298,7 +312,6 @@ fn find_service<P: Packet, M: Maps>(_packet: &P, maps: &M, visit: &mut Visit) ->
         return Reason::InnerNotService;
     };
     visit.service = u64::from(id) + 1;
-    // The source of an ICMP error is any router's; the flow's client is in the quote.
     if is_martian(flow.source, family) || flow.source == flow.destination {
         return Reason::MartianSource;
     }

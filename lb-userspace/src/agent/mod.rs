@@ -7,6 +7,7 @@ mod devices;
 mod interfaces;
 mod report;
 mod routes;
+mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -22,11 +23,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::config::{self, Config};
 use crate::datapath::{self, Datapath};
 use crate::model::{self, Desired};
+use crate::nat_exemption::NatExemption;
 use crate::neighbours::{Neighbours, Snapshot};
 use crate::plan::{self, Host, HostRoles, Step};
-use crate::server::Server;
+use crate::server::{Question, Server};
 use crate::source::file::Watch;
-use crate::status::{Status, socket_path};
+use crate::status::socket_path;
 
 use devices::Devices;
 use interfaces::Interfaces;
@@ -87,6 +89,7 @@ struct Agent {
     desired: Desired,
     datapath: Datapath,
     interfaces: Interfaces,
+    nat_exemption: NatExemption,
     routes: Routes,
     destinations: watch::Sender<BTreeSet<IpAddr>>,
     /// Pods of this host, whose devices are looked for.
@@ -116,6 +119,7 @@ impl Agent {
         let read = std::fs::read(&file).unwrap_or_default();
         Ok(Self {
             interfaces: Interfaces::new(&config),
+            nat_exemption: NatExemption::new(&config.pin_path),
             file,
             config,
             read,
@@ -138,7 +142,7 @@ impl Agent {
         })
     }
 
-    async fn run(&mut self, mut asked: mpsc::Receiver<oneshot::Sender<Status>>) -> Result<()> {
+    async fn run(&mut self, mut asked: mpsc::Receiver<Question>) -> Result<()> {
         let mut hangup = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
         let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
@@ -160,10 +164,7 @@ impl Agent {
                     changed.context("watching the kernel's routes ended")?;
                     self.converge();
                 }
-                Some(question) = asked.recv() => {
-                    // Whoever asked may have gone.
-                    let _ = question.send(self.report());
-                }
+                Some(question) = asked.recv() => self.answer(question),
                 () = sleep_until(wake) => self.converge(),
                 _ = look.tick() => if self.has_lost_something() {
                     self.converge();
@@ -177,7 +178,7 @@ impl Agent {
     }
 
     /// Wait until the kernel has said how every backend is reached, so that an adopted datapath loses no next hop.
-    async fn first_routes(&mut self, asked: &mut mpsc::Receiver<oneshot::Sender<Status>>) {
+    async fn first_routes(&mut self, asked: &mut mpsc::Receiver<Question>) {
         let wanted = destinations(&self.config, &self.desired);
         let patience = tokio::time::Instant::now() + FIRST_ROUTES;
         loop {
@@ -196,9 +197,7 @@ impl Agent {
                         return;
                     }
                 }
-                Some(question) = asked.recv() => {
-                    let _ = question.send(self.report());
-                }
+                Some(question) = asked.recv() => self.answer(question),
                 () = tokio::time::sleep_until(patience) => {
                     tracing::warn!("the kernel has not said yet how every backend and pod is reached; going on without");
                     return;
@@ -208,8 +207,10 @@ impl Agent {
     }
 
     /// Whether the kernel or somebody else has taken away what nobody reports.
-    fn has_lost_something(&self) -> bool {
-        self.interfaces.lost_a_place(&self.datapath.pins) || self.datapath.tables.lost_a_device()
+    fn has_lost_something(&mut self) -> bool {
+        self.interfaces.lost_a_place(&self.datapath.pins)
+            || self.nat_exemption.lost()
+            || self.datapath.tables.lost_a_device()
     }
 
     /// When to look again without an event.
@@ -302,6 +303,9 @@ impl Agent {
             self.carry_out(&step);
         }
         self.datapath.tables.restore_devices();
+        if let Err(error) = self.nat_exemption.apply(&wanted.replies, &wanted.internal, self.desired.nat_exemption) {
+            self.problems.push(format!("{error:#}"));
+        }
         // What is tried again and again is said once.
         for (key, error) in self.failed.iter().filter(|(key, error)| failed.get(key) != Some(error)) {
             let label = self.desired.services.get(key).map(|service| service.label(key));
@@ -395,10 +399,12 @@ pub async fn detach(pin_path: &Path) -> Result<String> {
     let removed = datapath::pins::Pins::new(pin_path).remove()?;
     let neighbours = if removed.links > 0 { crate::neighbours::release().await? } else { 0 };
     let path = pin_path.display();
-    Ok(match (removed.links, removed.maps) {
+    let pins = match (removed.links, removed.maps) {
         (0, 0) => format!("nothing is pinned under {path}"),
         (links, maps) => {
             format!("{path}: {links} programs left their interfaces, {maps} maps and {neighbours} neighbours released")
         }
-    })
+    };
+    let mut exemption = NatExemption::new(pin_path);
+    Ok(if exemption.remove()? { format!("{pins}; nftables' table {} removed", exemption.table()) } else { pins })
 }

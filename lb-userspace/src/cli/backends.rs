@@ -47,7 +47,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     arguments.asked.print(&rows, || render(&rows))
 }
 
-fn rows<'a>(services: &'a [ServiceStatus], names: &[String]) -> Result<Vec<Row<'a>>> {
+/// Whether every name is a service's.
+///
+/// # Errors
+/// One is not.
+pub(super) fn check_names(services: &[ServiceStatus], names: &[String]) -> Result<()> {
     for name in names {
         if !services.iter().any(|service| service.is_called(name)) {
             let known: Vec<_> = services.iter().take(LISTED).map(|service| service.label.as_str()).collect();
@@ -58,6 +62,11 @@ fn rows<'a>(services: &'a [ServiceStatus], names: &[String]) -> Result<Vec<Row<'
             }
         }
     }
+    Ok(())
+}
+
+fn rows<'a>(services: &'a [ServiceStatus], names: &[String]) -> Result<Vec<Row<'a>>> {
+    check_names(services, names)?;
     let wanted = |service: &&ServiceStatus| names.is_empty() || names.iter().any(|name| service.is_called(name));
     let rows = services.iter().filter(wanted).flat_map(|service| {
         service.backends.iter().map(|backend| Row {
@@ -104,7 +113,7 @@ fn render(rows: &[Row<'_>]) -> String {
 }
 
 /// The part of the table in percent.
-fn share(owned: u32, slots: u32) -> String {
+pub(super) fn share(owned: u32, slots: u32) -> String {
     match (u64::from(owned) * 1000).checked_div(u64::from(slots)) {
         Some(thousandths) => format!("{}.{}%", thousandths / 10, thousandths % 10),
         None => "-".to_owned(),

@@ -2,25 +2,30 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::runtime;
 use tokio::time::timeout;
 
 use super::which::Which;
+use crate::model::protocol_name;
 use crate::status::{Status, socket_path};
+use crate::trace::{FlowAsked, Trace};
 
 /// How long an agent may take to answer, from the first byte to the last.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// With HTTP/1.0 the answer is its headers, then its body to the end: no chunks, no connection to keep.
-const QUESTION: &[u8] = b"GET /status HTTP/1.0\r\nHost: beeline\r\n\r\n";
+fn question(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.0\r\nHost: beeline\r\n\r\n").into_bytes()
+}
 
 /// Which agent is asked, and how its answer is printed.
 #[derive(Args, Debug)]
@@ -42,6 +47,27 @@ pub(super) enum Output {
 }
 
 impl Asked {
+    /// The pins of the agent that is asked.
+    ///
+    /// # Errors
+    /// The configuration file is not valid.
+    pub(super) fn pin_path(&self) -> Result<PathBuf> {
+        self.which.pin_path()
+    }
+
+    /// What the agent says of a flow.
+    ///
+    /// # Errors
+    /// As [`Asked::fetch`].
+    pub(super) fn trace(&self, flow: &FlowAsked) -> Result<Trace> {
+        let FlowAsked { protocol, client, vip } = flow;
+        let protocol = protocol_name(*protocol).to_ascii_lowercase();
+        let (from, to) = ((client.ip(), client.port()), (vip.ip(), vip.port()));
+        let path = format!("/trace/{protocol}/{}/{}/{}/{}", from.0, from.1, to.0, to.1);
+        let pin_path = self.which.pin_path()?;
+        fetch_page(&path, &socket_path(&pin_path), &pin_path, TIMEOUT)
+    }
+
     /// What the agent says.
     ///
     /// # Errors
@@ -85,8 +111,13 @@ impl Output {
 /// # Errors
 /// As [`Asked::fetch`].
 pub(super) fn fetch(socket: &Path, pin_path: &Path, limit: Duration) -> Result<Status> {
+    fetch_page("/status", socket, pin_path, limit)
+}
+
+/// A page of the agent at `socket`.
+fn fetch_page<T: DeserializeOwned>(path: &str, socket: &Path, pin_path: &Path, limit: Duration) -> Result<T> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    let answer = runtime.block_on(async { timeout(limit, ask(socket)).await });
+    let answer = runtime.block_on(async { timeout(limit, ask(path, socket)).await });
     let shown = socket.display();
     match answer {
         Ok(Ok(answer)) => read(&answer).with_context(|| format!("the agent at {shown}")),
@@ -104,15 +135,15 @@ pub(super) fn fetch(socket: &Path, pin_path: &Path, limit: Duration) -> Result<S
     }
 }
 
-async fn ask(socket: &Path) -> io::Result<Vec<u8>> {
+async fn ask(path: &str, socket: &Path) -> io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(socket).await?;
-    stream.write_all(QUESTION).await?;
+    stream.write_all(&question(path)).await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     Ok(answer)
 }
 
-fn read(answer: &[u8]) -> Result<Status> {
+fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T> {
     let cut = || anyhow!("its answer is cut off after {} bytes; ask again", answer.len());
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(cut)?;
     let (head, body) = (str::from_utf8(&answer[..end])?, &answer[end + 4..]);
@@ -164,13 +195,13 @@ mod tests {
         let listener = UnixListener::bind(&socket).expect("a socket");
         let agent = thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a question");
-            let mut question = vec![0; QUESTION.len()];
-            stream.read_exact(&mut question).expect("the question");
+            let mut asked = vec![0; question("/status").len()];
+            stream.read_exact(&mut asked).expect("the question");
             stream.write_all(&answer).expect("an answer");
-            question
+            asked
         });
         let status = fetch(&socket, folder.path(), TIMEOUT);
-        assert_eq!(agent.join().expect("the agent ends"), QUESTION);
+        assert_eq!(agent.join().expect("the agent ends"), question("/status"));
         status
     }
 

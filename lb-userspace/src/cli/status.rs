@@ -1,24 +1,41 @@
 //! `beeline status`: what is wrong first, then what is there, on one screen.
 
+mod memory;
+
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use clap::Args;
 use lb_common::verdict::{Action, Reason};
 
+use super::age::duration;
 use super::client;
 use super::table::{Side, Table};
 use crate::metrics::verdict;
 use crate::status::{InterfaceStatus, MapStatus, Status};
 
+/// Arguments of `status`.
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// The pinned maps: how full they are, and the memory that they take. Root only; no agent is needed.
+    #[arg(long)]
+    maps: bool,
+    #[command(flatten)]
+    asked: client::Asked,
+}
+
 /// Asks the agent and prints what it says.
 ///
 /// # Errors
 /// No agent answers, or standard output cannot be written.
-pub fn run(asked: &client::Asked) -> Result<()> {
-    let status = asked.fetch()?;
+pub fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.maps {
+        return memory::run(&arguments.asked);
+    }
+    let status = arguments.asked.fetch()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    asked.print(&status, || render(&status, now))
+    arguments.asked.print(&status, || render(&status, now))
 }
 
 fn render(status: &Status, now: u64) -> String {
@@ -109,8 +126,24 @@ fn totals(status: &Status) -> String {
     let mut text = String::new();
     line(&mut text, &format!("services   {}, {absent} not installed", services.len()));
     line(&mut text, &format!("backends   {}, {unreachable} unreachable, {draining} draining", backends().count()));
+    let pods = || services.iter().flat_map(|service| &service.pods);
+    if pods().next().is_some() {
+        let gone = pods().filter(|pod| !pod.live).count();
+        let draining = pods().filter(|pod| pod.draining()).count();
+        line(&mut text, &format!("pods here  {}, {gone} without a device, {draining} draining", pods().count()));
+    }
     line(&mut text, &format!("tables     {} built since the start", status.tables_built));
     line(&mut text, &format!("forwarded  {packets} packets, {bytes} bytes"));
+    if pods().next().is_some() {
+        let (packets, bytes) = services.iter().fold((0u64, 0u64), |(packets, bytes), service| {
+            (packets.saturating_add(service.pod_packets), bytes.saturating_add(service.pod_bytes))
+        });
+        line(&mut text, &format!("to pods    {packets} packets, {bytes} bytes"));
+        let (packets, bytes) = status.replies.iter().fold((0u64, 0u64), |(packets, bytes), reply| {
+            (packets.saturating_add(reply.packets), bytes.saturating_add(reply.bytes))
+        });
+        line(&mut text, &format!("replies    {packets} packets, {bytes} bytes"));
+    }
     text
 }
 
@@ -145,11 +178,20 @@ fn maps(maps: &[MapStatus]) -> String {
     let mut table =
         Table::new([("MAP", Side::Left), ("USED", Side::Right), ("CAPACITY", Side::Right), ("FILL", Side::Right)]);
     for map in maps {
-        let fill = (u128::from(map.used) * 100).checked_div(u128::from(map.capacity));
-        let fill = fill.map_or("-".to_owned(), |fill| format!("{fill}%"));
-        table.row([map.name.clone(), map.used.to_string(), map.capacity.to_string(), fill]);
+        let used = map.used.map_or_else(unknown, |used| used.to_string());
+        table.row([map.name.clone(), used, map.capacity.to_string(), fill(map.used, map.capacity)]);
     }
     table.render()
+}
+
+fn unknown() -> String {
+    "-".to_owned()
+}
+
+/// How full something is in percent.
+fn fill(used: Option<u64>, capacity: u64) -> String {
+    let fill = used.and_then(|used| (u128::from(used) * 100).checked_div(u128::from(capacity)));
+    fill.map_or_else(unknown, |fill| format!("{fill}%"))
 }
 
 fn line(text: &mut String, words: &str) {
@@ -161,15 +203,9 @@ fn indented(text: &str, indent: &str) -> String {
     text.trim_end().lines().collect::<Vec<_>>().join(&format!("\n{indent}"))
 }
 
-/// The time from `then` to `now`, both in seconds since 1970, in its two largest units.
+/// The time from `then` to `now`, both in seconds since 1970.
 fn age(then: u64, now: u64) -> String {
-    let seconds = now.saturating_sub(then);
-    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
-        (0, 0, 0, s) => format!("{s}s"),
-        (0, 0, m, s) => format!("{m}m {s}s"),
-        (0, h, m, _) => format!("{h}h {m}m"),
-        (d, h, ..) => format!("{d}d {h}h"),
-    }
+    duration(now.saturating_sub(then))
 }
 
 #[cfg(test)]
@@ -191,6 +227,7 @@ PROBLEMS
 - there is no interface eth1; waiting for it
 - web/http: 10.0.0.12 does not answer on eth0 (ARP): is that host up, and on this network?
 - dns/UDP/53: no room for more slots: the map holds 4096; raise maps.slots and restart after `beeline detach`
+- pod 10.244.1.12: no route leads to 10.244.1.12: the pod is not on this host (any more), or its network is not set up
 
 configuration /etc/beeline/lb.yaml: generation 3 in force, applied 1m 1s ago, 2 refused
 its newest version is REFUSED, see above
@@ -201,8 +238,11 @@ eth1           -  edge        MISSING   there is no interface eth1; waiting for 
 
 services   2, 1 not installed
 backends   3, 1 unreachable, 1 draining
+pods here  3, 1 without a device, 1 draining
 tables     5 built since the start
 forwarded  1500 packets, 600000 bytes
+to pods    700 packets, 280000 bytes
+replies    800 packets, 180000 bytes
 
 VERDICT  PACKETS  REASON                MEANING
 drop          12  unknown_port          Port of a VIP that no service has.
@@ -245,12 +285,5 @@ slots     4096      4096  100%
         let reasons = [("of_the_future".to_owned(), 3)].into();
         let text = super::reasons(&Status { reasons, ..Status::default() });
         assert_eq!(text, "VERDICT  PACKETS  REASON         MEANING\n-              3  of_the_future\n");
-    }
-
-    #[test]
-    fn ages() {
-        for (seconds, words) in [(0, "0s"), (61, "1m 1s"), (3_600, "1h 0m"), (90_000, "1d 1h")] {
-            assert_eq!(age(1_000, 1_000 + seconds), words);
-        }
     }
 }

@@ -114,7 +114,7 @@ fn mapped<const WORDS: usize>(map: Map, name: &str) -> Result<Mapped<WORDS>> {
 /// How many entries a map has in the kernel: one that was pinned may differ from the object's.
 fn entries(map: &Map) -> Result<u32> {
     match map {
-        Map::PerCpuArray(data) | Map::DevMapHash(data) => {
+        Map::PerCpuArray(data) | Map::DevMapHash(data) | Map::LruHashMap(data) => {
             Ok(data.info().context("reading a map's sizes")?.max_entries())
         }
         other => anyhow::bail!("a map is of another kind: {other:?}"),

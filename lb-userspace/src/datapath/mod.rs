@@ -15,10 +15,12 @@ use pins::Pins;
 use tables::Tables;
 
 mod adopt;
+pub mod batch;
 mod build;
 pub mod host;
 pub mod kernel;
 pub mod links;
+pub mod look;
 mod mapped;
 pub mod memory;
 pub mod object;

@@ -122,6 +122,9 @@ pub fn map_entries(sizes: &MapSizes, pods: bool) -> [(&'static str, u32); 17] {
     ]
 }
 
+/// How many internal networks fit: the size in the object, for which memory is taken only as they come.
+pub const INTERNAL_NETWORKS: u32 = 1 << 18;
+
 /// Most entries for the pods of one node, each of 64 bytes: kubelets take 110 pods unless told otherwise.
 const MAX_PODS: u32 = 1 << 17;
 

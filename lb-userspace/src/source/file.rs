@@ -7,10 +7,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 /// Says that the file may have changed.
 pub struct Watch {
     changes: mpsc::Receiver<()>,
+    /// When the file is to be looked at: soon after an event, else by the clock.
+    due: Instant,
     // Dropped, it stops.
     _watcher: Option<RecommendedWatcher>,
 }
@@ -46,21 +49,19 @@ impl Watch {
                 None
             }
         };
-        Ok(Self { changes, _watcher: watcher })
+        Ok(Self { changes, due: Instant::now() + POLL, _watcher: watcher })
     }
 
-    /// Wait until the file may have changed.
+    /// Wait until the file may have changed. Nothing is lost where the wait is given up for another and begun anew.
     pub async fn changed(&mut self) {
-        let event = tokio::time::timeout(POLL, self.changes.recv()).await;
-        match event {
-            Ok(Some(())) => {
-                tokio::time::sleep(SETTLE).await;
-                while self.changes.try_recv().is_ok() {}
+        loop {
+            tokio::select! {
+                Some(()) = self.changes.recv() => self.due = self.due.min(Instant::now() + SETTLE),
+                // Without a watcher the channel is closed, and only the clock is left.
+                () = sleep_until(self.due) => break,
             }
-            // No watcher: the channel is closed, and only the clock is left.
-            Ok(None) => tokio::time::sleep(POLL).await,
-            Err(_elapsed) => {}
         }
+        self.due = Instant::now() + POLL;
     }
 }
 
@@ -119,6 +120,23 @@ mod tests {
         fs::rename(at("..new"), at("..data")).unwrap();
         assert!(soon(&mut watch).await);
         assert_eq!(fs::read_to_string(at("c.yaml")).unwrap(), "b");
+    }
+
+    #[tokio::test]
+    async fn loses_nothing_when_the_wait_is_given_up_again_and_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("c.yaml");
+        let mut watch = Watch::new(&file).unwrap();
+        fs::write(&file, "a").unwrap();
+        // Less than it takes to settle, and then less than it takes to look by the clock.
+        for wait in [SETTLE / 4, POLL / 4] {
+            let waits = 2 * (if wait < SETTLE { SETTLE } else { POLL }).as_millis() / wait.as_millis();
+            let mut seen = 0;
+            for _ in 0..waits {
+                seen += usize::from(tokio::time::timeout(wait, watch.changed()).await.is_ok());
+            }
+            assert!(seen > 0, "nothing seen by {waits} waits of {wait:?}");
+        }
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! A real nginx on a host of the bed.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ pub struct Hit {
     pub client: IpAddr,
     /// The client's port.
     pub client_port: u16,
-    /// The address that the client asked.
-    pub server: IpAddr,
+    /// The address and port that the packets had when nginx got them.
+    pub server: SocketAddr,
     /// Method, path and protocol.
     pub request: String,
     /// Status code of the answer.
@@ -57,7 +57,7 @@ impl WebServer {
             r#"daemon off; master_process off; user root; pid {root}/nginx.pid; error_log stderr warn;
 events {{ worker_connections 4096; }}
 http {{
-  log_format bed '$remote_addr $remote_port $server_addr $status $request';
+  log_format bed '$remote_addr $remote_port $server_addr $server_port $status $request';
   access_log {root}/access.log bed;
   client_body_temp_path {root}/body; proxy_temp_path {root}/proxy; fastcgi_temp_path {root}/fastcgi;
   uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi;
@@ -122,12 +122,12 @@ http {{
 
 fn parse_hit(line: &str) -> Result<Hit> {
     let not_ours = || format!("not a line of the bed's log format: {line:?}");
-    let mut words = line.splitn(5, ' ');
+    let mut words = line.splitn(6, ' ');
     let mut word = || words.next().with_context(not_ours);
     Ok(Hit {
         client: word()?.parse().with_context(not_ours)?,
         client_port: word()?.parse().with_context(not_ours)?,
-        server: word()?.parse().with_context(not_ours)?,
+        server: SocketAddr::new(word()?.parse().with_context(not_ours)?, word()?.parse().with_context(not_ours)?),
         status: word()?.parse().with_context(not_ours)?,
         request: word()?.to_owned(),
     })

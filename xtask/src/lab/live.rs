@@ -21,10 +21,17 @@ const COUNTERS: Duration = Duration::from_secs(5);
 const TRY: &str = r"
   Try, in another terminal:
     cargo xtask exec client -- curl -s http://198.51.100.10/
-    cargo xtask exec client -- curl -s --interface fd60::3 'http://[2001:db8:10::10]/'
+    cargo xtask exec client -- curl -s --interface fd60::3 'http://[2001:db8:10::11]/'
     cargo xtask exec client -- ping -c 3 198.51.100.10
     cargo xtask exec edge1  -- tcpdump -ni eth0 proto 4 or proto 41
+    cargo xtask exec pod2-1 -- tcpdump -ni eth0 port 8080
     cargo xtask exec router -- ip route show 198.51.100.0/24";
+
+/// What to ask on an edge.
+const EDGE_COMMANDS: &[&str] = &["services", "trace 10.60.0.2:40000 198.51.100.10:80"];
+
+/// What to ask on a node.
+const NODE_COMMANDS: &[&str] = &["services", "flows", "trace 10.60.0.2:40000 198.51.100.10:80"];
 
 /// Builds the lab and shows what goes on in it.
 pub(super) fn run(beeline: &Beeline) -> Result<()> {
@@ -51,15 +58,22 @@ pub(super) fn run(beeline: &Beeline) -> Result<()> {
     })
 }
 
+/// What an agent says, and a change of its file: they take the agent's paths.
 fn explain_files(lab: &mut Rig) {
     let binary = lab.beeline.path().display();
-    for agent in &lab.agents.edges {
+    for agent in lab.agents.edges.iter().chain(&lab.agents.nodes) {
         let (host, file) = (agent.host().name(), agent.file().display());
         println!("    cargo xtask exec {host}  -- {binary} status --config {file}");
     }
-    if let Some(agent) = lab.agents.edges.first() {
-        let (host, file) = (agent.host().name(), agent.file().display());
-        println!("    cargo xtask exec {host}  -- sed -i 's/weight: 100/weight: 50/' {file}");
+    if let (Some(edge), Some(node)) = (lab.agents.edges.first(), lab.agents.nodes.first()) {
+        for (agent, commands) in [(edge, EDGE_COMMANDS), (node, NODE_COMMANDS)] {
+            let (host, file) = (agent.host().name(), agent.file().display());
+            for command in commands {
+                println!("    cargo xtask exec {host}  -- {binary} {command} --config {file}");
+            }
+        }
+        let (host, file) = (node.host().name(), node.file().display());
+        println!("    cargo xtask exec {host}  -- sed -i 's/10.244.1.12\", weight: 100/&, state: draining/' {file}");
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{build, process, workspace};
 /// Arguments of `cargo xtask run`.
 #[derive(Args)]
 pub(crate) struct RunArgs {
-    /// Send requests, change the configuration, lose an edge, take all down; exit 0 only if every answer was right.
+    /// Send requests, drain pods and a node, lose agents and an edge, take all down; exit 0 only if all held.
     #[arg(long)]
     once: bool,
     /// Use this beeline and build nothing.
@@ -33,7 +33,7 @@ pub(crate) struct ExecArgs {
     /// Which lab, where several run: the process id that it printed.
     #[arg(long)]
     lab: Option<u32>,
-    /// A host of the lab: client, router, edge1, node1 …
+    /// A host of the lab: client, router, edge1, node1, pod1-1 …
     host: String,
     /// The command and its arguments.
     #[arg(last = true, required = true)]

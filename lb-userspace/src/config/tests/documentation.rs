@@ -1,21 +1,29 @@
-//! The examples of docs/configuration.md are read by the parser that they describe.
+//! The examples of the documentation are read by the parser that they describe.
 
 use super::super::{ConfigErrors, parse};
 
 const PAGE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md"));
 
+const README: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"));
+
 /// The fenced blocks of a language.
 fn blocks(language: &str) -> Vec<&'static str> {
+    blocks_of(PAGE, language)
+}
+
+fn blocks_of(page: &'static str, language: &str) -> Vec<&'static str> {
     let fence = format!("```{language}\n");
-    PAGE.split(&fence).skip(1).map(|rest| rest.split("```").next().expect("split gives one at least")).collect()
+    page.split(&fence).skip(1).map(|rest| rest.split("```").next().expect("split gives one at least")).collect()
 }
 
 #[test]
 fn every_example_is_valid_and_needs_no_advice() {
     let examples = blocks("yaml");
     assert!(examples.len() >= 3, "{} examples", examples.len());
-    for example in examples {
-        let config = parse(example, "docs/configuration.md").unwrap_or_else(|errors| panic!("{errors}\n{example}"));
+    let readme = blocks_of(README, "yaml");
+    assert!(readme.len() >= 2, "{} examples in the README", readme.len());
+    for example in examples.into_iter().chain(readme) {
+        let config = parse(example, "an example").unwrap_or_else(|errors| panic!("{errors}\n{example}"));
         assert_eq!(config.advice(), [""; 0], "{example}");
     }
 }

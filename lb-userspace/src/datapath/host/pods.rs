@@ -1,9 +1,15 @@
 //! The pods' part of the store on the host.
 
+use std::net::IpAddr;
+
 use anyhow::{Result, ensure};
-use lb_common::maps::{Counter, Pod, PodCell, PodWord, ReplyId, ReplyTarget, ReplyWord, ServiceId, ServiceKey};
+use lb_common::address::family_of;
+use lb_common::maps::{
+    Counter, Maps, Pod, PodCell, PodWord, Record, RecordKey, ReplyId, ReplyTarget, ReplyWord, ServiceId, ServiceKey,
+};
 
 use super::HostMaps;
+use crate::datapath::look::Look;
 use crate::datapath::store::PodStore;
 use crate::model::Prefix;
 
@@ -25,6 +31,16 @@ impl HostMaps {
         for device in self.pod_devices.iter_mut().filter(|device| **device == Some(interface)) {
             *device = None;
         }
+    }
+}
+
+impl Look for HostMaps {
+    fn flow_record(&self, key: &RecordKey) -> Result<Option<Record>> {
+        Ok(Maps::record(self, key, |record| Record::from_words(record.to_words())))
+    }
+
+    fn internal_flags(&self, address: IpAddr) -> Result<u32> {
+        Ok(Maps::internal(self, &address.into(), family_of(&address)))
     }
 }
 

@@ -1,17 +1,19 @@
 //! The pods' part of the store in the kernel.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
-use aya::maps::{DevMapHash, HashMap, LpmTrie, MapData, PerCpuArray};
+use aya::maps::{DevMapHash, HashMap, LpmTrie, MapData, MapError, PerCpuArray};
 use lb_common::maps::{
-    Counter, POD_DEVICE_WORD, Pod, PodCell, PodWord, ReplyId, ReplyTarget, ReplyWord, ServiceId, ServiceKey,
-    TrustedData,
+    Counter, POD_DEVICE_WORD, Pod, PodCell, PodWord, Record, RecordKey, ReplyId, ReplyTarget, ReplyWord, ServiceId,
+    ServiceKey, TrustedData,
 };
 use nix::time::{ClockId, clock_gettime};
 
 use super::{KernelMaps, entries, mapped, prefix_of, reset, sum, trie_key, wait};
+use crate::datapath::look::Look;
 use crate::datapath::mapped::Mapped;
 use crate::datapath::store::PodStore;
 use crate::model::Prefix;
@@ -31,13 +33,15 @@ pub(super) struct PodMaps {
     reply_targets: Mapped<4>,
     reply_counters: PerCpuArray<MapData, [u64; 2]>,
     recorded: PerCpuArray<MapData, u64>,
+    records: HashMap<MapData, [u64; 5], [u64; 5]>,
+    record_entries: u32,
     removed: Option<Instant>,
 }
 
 impl PodMaps {
     pub(super) fn new(object: &mut Ebpf) -> Result<Self> {
         let mut take = |name: &'static str| object.take_map(name).with_context(|| format!("no map {name}"));
-        let (devices, counters) = (take("POD_DEVICES")?, take("POD_COUNTERS")?);
+        let (devices, counters, records) = (take("POD_DEVICES")?, take("POD_COUNTERS")?, take("RECORDS")?);
         Ok(Self {
             words: mapped(take("POD_WORDS")?, "POD_WORDS")?,
             cells: mapped(take("POD_CELLS")?, "POD_CELLS")?,
@@ -51,6 +55,8 @@ impl PodMaps {
             reply_words: mapped(take("REPLY_WORDS")?, "REPLY_WORDS")?,
             reply_targets: mapped(take("REPLY_TARGETS")?, "REPLY_TARGETS")?,
             reply_counters: take("REPLY_COUNTERS")?.try_into().context("REPLY_COUNTERS")?,
+            record_entries: entries(&records)?,
+            records: records.try_into().context("RECORDS")?,
             recorded: take("RECORDED")?.try_into().context("RECORDED")?,
             removed: None,
         })
@@ -78,12 +84,37 @@ impl KernelMaps {
         sum(&self.pods.reply_counters, id)
     }
 
+    /// How many recorded flows fit.
+    #[must_use]
+    pub const fn flows_capacity(&self) -> u32 {
+        self.pods.record_entries
+    }
+
     /// How many flows were recorded, summed over the CPUs.
     ///
     /// # Errors
     /// The map cannot be read.
     pub fn recorded(&self) -> Result<u64> {
         Ok(self.pods.recorded.get(&0, 0).context("reading the number of recorded flows")?.iter().sum())
+    }
+}
+
+impl Look for KernelMaps {
+    fn flow_record(&self, key: &RecordKey) -> Result<Option<Record>> {
+        // A lookup by system call does not count as a use to the LRU (kernel 4.19, `htab_lru_map_lookup_elem_sys`).
+        match self.pods.records.get(&key.to_words(), 0) {
+            Ok(words) => Ok(Some(Record::from_words(words))),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error).context("reading a flow's record"),
+        }
+    }
+
+    fn internal_flags(&self, address: IpAddr) -> Result<u32> {
+        match self.pods.internal.get(&trie_key(Prefix::of(address)), 0) {
+            Ok(flags) => Ok(flags),
+            Err(MapError::KeyNotFound) => Ok(0),
+            Err(error) => Err(error).context("reading the internal networks"),
+        }
     }
 }
 

@@ -131,7 +131,7 @@ impl<S: Store> Tables<S> {
     }
 
     /// Whether a service has the same VIP.
-    pub(super) fn has_vip(&self, key: &ServiceKey) -> bool {
+    pub(in crate::datapath) fn has_vip(&self, key: &ServiceKey) -> bool {
         // Keys are ordered by address first; the same words may be an IPv4 and an IPv6 address.
         let from = ServiceKey::from_words([key.to_words()[0], key.to_words()[1], 0]);
         let same = self.installed.range(from..).map(|(other, _)| other);
