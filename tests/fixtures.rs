@@ -19,11 +19,14 @@ const HOST_REASONS: [(Reason, &str); 9] = [
     (Reason::NoDevice, "a next hop's device that is gone"),
     (Reason::BackendUnreachable, "network/forwarding.rs"),
     (Reason::InconsistentMaps, "a fault of the agent"),
-    (Reason::DeliveredToFormerPod, "lb-common/src/node: needs sockets of a former pod, or a change with records"),
-    (Reason::PodGone, "lb-common/src/node: needs a pod without a device"),
-    (Reason::AnswerLimited, "lb-common/src/node: needs many packets within a second"),
-    (Reason::AnswerUnroutable, "needs the routing table of a host"),
-    (Reason::FlowNotRecorded, "lb-common/src/node: needs a full map of records"),
+    (
+        Reason::DeliveredToFormerPod,
+        "network/pod_leaves.rs, network/pod_flows.rs; the host's decisions: tables/tests/choose.rs",
+    ),
+    (Reason::PodGone, "network/pod_devices.rs; the host's decisions: tables/tests/choose.rs"),
+    (Reason::AnswerLimited, "network/pod_answers.rs"),
+    (Reason::AnswerUnroutable, "network/pod_answers.rs"),
+    (Reason::FlowNotRecorded, "lb-userspace/src/datapath/tables/tests/choose.rs: a full map of records"),
 ];
 
 fn files() -> Vec<FixtureFile> {

@@ -60,7 +60,7 @@ pub(crate) fn run_node(ctx: &TcContext) -> i32 {
 pub(crate) fn run_node_slow(ctx: &TcContext) -> i32 {
     let mut packet = Skb::<true>::new(ctx.skb.skb, OFFSET_MASK + 1);
     let mut trail = Trail::default();
-    let Some(visit) = maps::visit() else { return TC_ACT_SHOT as i32 };
+    let Some(visit) = maps::visit() else { return TC_ACT_SHOT };
     let reason = stage::run_node(&mut packet, &Tables, &mut trail, visit);
     finish_slow(ctx, &packet, reason, &trail)
 }
@@ -76,11 +76,11 @@ fn finish_slow(ctx: &TcContext, packet: &Skb<true>, reason: Reason, trail: &Trai
 fn finish<P: Packet>(ctx: &TcContext, packet: &P, mut reason: Reason, trail: Trail) -> i32 {
     let action = match reason.action() {
         Action::Pass => TC_ACT_UNSPEC,
-        Action::Drop => TC_ACT_SHOT as i32,
+        Action::Drop => TC_ACT_SHOT,
         // Neither the node nor a reply is sent anywhere from here, and nothing is answered (`Packet::CAN_ANSWER`).
         Action::Answer | Action::Send => {
             reason = Reason::InconsistentMaps;
-            TC_ACT_SHOT as i32
+            TC_ACT_SHOT
         }
     };
     // What is not ours costs nothing more.

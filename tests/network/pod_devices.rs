@@ -101,7 +101,7 @@ fn gone_and_back(name: &str, bridge: Option<u8>) -> Result<()> {
             rig.fabric.plug_pod(pod, None)?;
         }
         all_serve(&rig, "both are back")?;
-        // Gone and back as the same interface, before the agent has seen either.
+        // Gone and back as the same interface, while the agent looks at nothing.
         let old = index(&node, &pods[0])?;
         rig.agents.nodes[0].process().signal(Signal::SIGSTOP)?;
         rig.fabric.unplug_pod(&pods[0])?;
