@@ -1,6 +1,6 @@
 //! The BPF maps, and the decisions' view of them. Sizes are those of the default configuration; the loader sets others.
 
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
@@ -61,7 +61,7 @@ static POD_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1 << 1
 #[map]
 static INTERNAL: LpmTrie<TrustedData, u32> = LpmTrie::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 #[map]
-static RECORDS: LruHashMap<RecordKey, [u64; 5]> = LruHashMap::with_max_entries(1 << 20, 0);
+static RECORDS: LruHashMap<RecordKey, [u64; 6]> = LruHashMap::with_max_entries(1 << 20, 0);
 #[map]
 static REPLIES: HashMap<ServiceKey, ReplyId> = HashMap::with_max_entries(1 << 15, 0);
 #[map]
@@ -224,13 +224,14 @@ impl Maps for Tables {
     fn record<R>(&self, key: &RecordKey, look: impl FnOnce(&Record) -> R) -> Option<R> {
         let record = RECORDS.get_ptr(key)?.cast::<Record>();
         // SAFETY: an element of the map, which stays readable while the program runs. One that another flow takes over
-        // meanwhile sends a packet to the VIP of that, in the worst case, which its client refuses.
+        // meanwhile gets this packet's state and time, and this packet its VIP, which its client refuses.
         Some(look(unsafe { &*record }))
     }
 
     #[inline(always)]
-    fn remember_flow(&self, key: &RecordKey, record: Record) -> bool {
-        let done = RECORDS.insert(key, record.to_words(), 0).is_ok();
+    fn remember_flow(&self, key: &RecordKey, record: Record, replace: bool) -> bool {
+        let flags = if replace { BPF_ANY } else { BPF_NOEXIST };
+        let done = RECORDS.insert(key, record.to_words(), u64::from(flags)).is_ok();
         if done && let Some(recorded) = RECORDED.get_ptr_mut(0) {
             // SAFETY: this CPU's own element, as in `add`.
             unsafe { *recorded += 1 };

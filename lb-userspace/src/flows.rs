@@ -123,7 +123,7 @@ impl Flows {
     /// # Errors
     /// The map cannot be read.
     pub fn walk(&self, mut visit: impl FnMut(&RecordKey, &Record) -> ControlFlow<()>) -> Result<()> {
-        let shown = |key: &[u64; 5], value: &[u64; 5]| visit(&RecordKey::from_words(*key), &Record::from_words(*value));
+        let shown = |key: &[u64; 5], value: &[u64; 6]| visit(&RecordKey::from_words(*key), &Record::from_words(*value));
         batch::walk(&self.map, shown).context("the map of recorded flows")
     }
 }

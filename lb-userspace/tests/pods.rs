@@ -121,7 +121,7 @@ fn a_host_becomes_a_node_only_with_new_maps() {
         let small: u64 = memory::of_pins(&lb_userspace::datapath::pins::Pins::new(pins))
             .expect("pins")
             .iter()
-            .filter(|map| map.name == "RECORDS")
+            .filter(|map| map.name == "records")
             .map(|map| map.bytes)
             .sum();
         assert!(small > 0, "the map of recorded flows takes memory");

@@ -118,8 +118,8 @@ pub trait Maps {
     fn internal(&self, address: &Address, family: Family) -> u32;
     /// Look at a flow's record.
     fn record<R>(&self, key: &RecordKey, look: impl FnOnce(&Record) -> R) -> Option<R>;
-    /// Record a flow, in the place of what there was; `false` if it cannot be.
-    fn remember_flow(&self, key: &RecordKey, record: Record) -> bool;
+    /// Record a flow; `false` if it cannot be, or if there is a record that is not to be replaced.
+    fn remember_flow(&self, key: &RecordKey, record: Record, replace: bool) -> bool;
     /// Count a packet for a pod.
     fn count_pod(&self, counter: u32, bytes: u32);
     /// Whether another answer of the node's own may be sent now.
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(size_of::<Counter>(), 16);
         assert_eq!(size_of::<Pod>(), 64);
         assert_eq!(size_of::<RecordKey>(), 40);
-        assert_eq!(size_of::<Record>(), 40);
+        assert_eq!(size_of::<Record>(), 48);
         assert_eq!(size_of::<ReplyTarget>(), 32);
         assert_eq!(size_of::<Settings>(), 104);
     }
@@ -204,6 +204,12 @@ mod tests {
         assert_eq!(record.state(), RecordState::New);
         record.note(5_000, RecordEvent::RESETS);
         assert_eq!(record.state(), RecordState::Closed);
+        record.note(6_000, RecordEvent::POD_OPENS);
+        record.note(6_000, RecordEvent::CONTINUES);
+        assert!(record.is_void() && record.gives_way(6_000, 6, true));
+        record.note(7_000, RecordEvent::BEGINS);
+        record.note(7_000, RecordEvent::POD_OPENS);
+        assert_eq!((record.state(), record.is_void(), record.port()), (RecordState::New, false, 443));
     }
 
     #[test]

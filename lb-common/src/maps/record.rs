@@ -94,6 +94,8 @@ pub enum RecordState {
     PodClosing = 3,
     /// Both have, or one has reset it: the client may use its port again at once, for another VIP too.
     Closed = 4,
+    /// It was closed, and the pod has answered a SYN since that did not come by the VIP: the ports are another flow's.
+    Void = 5,
 }
 
 /// What a packet says of its flow: the state after it for each state before, four bits each from the lowest on. A number,
@@ -105,21 +107,22 @@ impl RecordEvent {
     /// A SYN: it begins, or begins anew.
     pub const BEGINS: Self = Self(0x0_0000);
     /// The client goes on.
-    pub const CONTINUES: Self = Self(0x4_3211);
+    pub const CONTINUES: Self = Self(0x54_3211);
     /// The client's FIN.
-    pub const CLIENT_ENDS: Self = Self(0x4_4222);
+    pub const CLIENT_ENDS: Self = Self(0x54_4222);
     /// The pod goes on.
-    pub const ANSWERS: Self = Self(0x4_3210);
+    pub const ANSWERS: Self = Self(0x54_3210);
+    /// The pod answers a SYN.
+    pub const POD_OPENS: Self = Self(0x55_3210);
     /// The pod's FIN.
-    pub const POD_ENDS: Self = Self(0x4_3433);
+    pub const POD_ENDS: Self = Self(0x54_3433);
     /// A RST of either.
-    pub const RESETS: Self = Self(0x4_4444);
+    pub const RESETS: Self = Self(0x54_4444);
 
-    /// The state after the packet, of [`Record`]'s word.
+    /// The state after the packet.
     #[inline(always)]
-    const fn after(self, rest: u64) -> u64 {
-        let state = (rest >> 16 & 7) as u32;
-        (self.0 >> (state * 4) & 7) as u64
+    const fn after(self, state: u64) -> u64 {
+        (self.0 >> ((state & 7) as u32 * 4) & 7) as u64
     }
 }
 
@@ -132,17 +135,19 @@ impl RecordState {
             Self::Established => "established",
             Self::ClientClosing | Self::PodClosing => "closing",
             Self::Closed => "closed",
+            Self::Void => "void",
         }
     }
 
     #[inline(always)]
-    const fn of(rest: u64) -> Self {
-        match rest >> 16 & 0xff {
+    const fn of(word: u64) -> Self {
+        match word {
             0 => Self::New,
             1 => Self::Established,
             2 => Self::ClientClosing,
             3 => Self::PodClosing,
-            _ => Self::Closed,
+            4 => Self::Closed,
+            _ => Self::Void,
         }
     }
 }
@@ -156,8 +161,10 @@ impl RecordState {
 pub struct Record {
     /// The VIP.
     pub vip: Address,
-    /// Its port in host order, from bit 0; a [`RecordState`], from bit 16.
-    rest: Cell<u64>,
+    /// Its port, in host order. Never written again: the table may give the place to another flow at any time.
+    port: u64,
+    /// A [`RecordState`].
+    state: Cell<u64>,
     /// When its last packet came or left, in nanoseconds of the monotonic clock, coarse.
     seen: Cell<u64>,
     /// When it was recorded, likewise.
@@ -176,39 +183,40 @@ impl Record {
     #[inline(always)]
     #[must_use]
     pub const fn new(vip: Address, port: u16, now: u64) -> Self {
-        Self { vip, rest: Cell::new(port as u64), seen: Cell::new(now), created: now }
+        Self { vip, port: port as u64, state: Cell::new(0), seen: Cell::new(now), created: now }
     }
 
     /// The record that a map holds.
     #[must_use]
-    pub const fn from_words(words: [u64; 5]) -> Self {
+    pub const fn from_words(words: [u64; 6]) -> Self {
         Self {
             vip: Address([words[0], words[1]]),
-            rest: Cell::new(words[2]),
-            seen: Cell::new(words[3]),
-            created: words[4],
+            port: words[2],
+            state: Cell::new(words[3]),
+            seen: Cell::new(words[4]),
+            created: words[5],
         }
     }
 
     /// The record as a map holds it.
     #[inline(always)]
     #[must_use]
-    pub fn to_words(&self) -> [u64; 5] {
-        [self.vip.0[0], self.vip.0[1], self.rest.get(), self.seen.get(), self.created]
+    pub fn to_words(&self) -> [u64; 6] {
+        [self.vip.0[0], self.vip.0[1], self.port, self.state.get(), self.seen.get(), self.created]
     }
 
     /// The VIP's port, in host order.
     #[inline(always)]
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.rest.get() as u16
+        self.port as u16
     }
 
     /// How far the flow has come.
     #[inline(always)]
     #[must_use]
     pub fn state(&self) -> RecordState {
-        RecordState::of(self.rest.get())
+        RecordState::of(self.state.get())
     }
 
     /// When its last packet came or left, in nanoseconds of the monotonic clock, coarse.
@@ -223,11 +231,18 @@ impl Record {
         if self.seen.get() != now {
             self.seen.set(now);
         }
-        let before = self.rest.get();
-        let after = before & 0xffff | event.after(before) << 16;
+        let before = self.state.get();
+        let after = event.after(before);
         if after != before {
-            self.rest.set(after);
+            self.state.set(after);
         }
+    }
+
+    /// Whether the ports are another flow's by now.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_void(&self) -> bool {
+        self.state.get() == RecordState::Void as u64
     }
 
     /// Whether a packet of another flow may take the record's place: once it is expired, and at once by a SYN if it is
@@ -235,7 +250,7 @@ impl Record {
     #[inline(always)]
     #[must_use]
     pub fn gives_way(&self, now: u64, protocol: u8, begins: bool) -> bool {
-        begins && self.state() as u64 == RecordState::Closed as u64 || self.is_expired(now, protocol)
+        begins && self.state.get() >= RecordState::Closed as u64 || self.is_expired(now, protocol)
     }
 
     /// Whether the flow has been silent for longer than its record is kept.

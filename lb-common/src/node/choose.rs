@@ -139,7 +139,7 @@ fn owner<M: Maps>(maps: &M, visit: &mut Visit) -> Reason {
     let mut recorded = maps.internal(&visit.client, visit.family()) != 0;
     let now = maps.now_coarse();
     let mut key = key(visit, Address::default(), 0);
-    let (mut free, mut taken) = (0, false);
+    let (mut free, mut taken, mut replaces) = (0, false, false);
     for next in 0..PROBES {
         let Some(cell) = cell(maps, table, visit.slot, next) else { return Reason::InconsistentMaps };
         let index = table.backends().wrapping_add(u32::from(cell.owner()));
@@ -160,7 +160,10 @@ fn owner<M: Maps>(maps: &M, visit: &mut Visit) -> Reason {
                 return Reason::Forwarded;
             }
             Some(Found::Other) => taken = true,
-            Some(Found::Expired) | None if free == 0 => free = u64::from(index) + 1,
+            found if free == 0 => {
+                free = u64::from(index) + 1;
+                replaces = found.is_some();
+            }
             Some(Found::Expired) | None => {}
         }
     }
@@ -168,12 +171,12 @@ fn owner<M: Maps>(maps: &M, visit: &mut Visit) -> Reason {
         return if taken { Reason::FlowCollision } else { Reason::PodGone };
     }
     visit.pod = free;
-    remember(maps, visit, &mut key, now)
+    remember(maps, visit, &mut key, now, replaces)
 }
 
 /// Record the flow for the chosen pod. An ICMP error begins none.
 #[inline(always)]
-fn remember<M: Maps>(maps: &M, visit: &Visit, key: &mut RecordKey, now: u64) -> Reason {
+fn remember<M: Maps>(maps: &M, visit: &Visit, key: &mut RecordKey, now: u64, replaces: bool) -> Reason {
     if visit.quote != 0 {
         return Reason::Forwarded;
     }
@@ -184,5 +187,13 @@ fn remember<M: Maps>(maps: &M, visit: &Visit, key: &mut RecordKey, now: u64) -> 
         // Without a SYN the flow is older than its record.
         record.note(now, event(visit));
     }
-    if maps.remember_flow(key, record) { Reason::Forwarded } else { Reason::FlowNotRecorded }
+    if maps.remember_flow(key, record, replaces) {
+        return Reason::Forwarded;
+    }
+    // Another packet may have been faster, on another CPU: of this flow, or of the one that it would be confused with.
+    match maps.record(key, |record| look(record, visit, now)) {
+        Some(Found::Same) => Reason::Forwarded,
+        Some(Found::Other | Found::Expired) => Reason::FlowCollision,
+        None => Reason::FlowNotRecorded,
+    }
 }

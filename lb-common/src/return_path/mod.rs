@@ -144,21 +144,32 @@ pub(crate) fn origin<M: Maps>(maps: &M, place: &Place, reply: &Reply, from: &mut
     }
     let key = RecordKey::new(reply.client, reply.pod, place.family, place.protocol, reply.ports.rotate_left(16));
     let event = match reply.shows {
-        Shows::Nothing | Shows::SynAck => RecordEvent::ANSWERS,
+        Shows::Nothing => RecordEvent::ANSWERS,
+        Shows::SynAck => RecordEvent::POD_OPENS,
         Shows::End => RecordEvent::POD_ENDS,
         Shows::Reset => RecordEvent::RESETS,
     };
-    let found = maps.record(&key, |record| {
-        record.note(maps.now_coarse(), event);
+    let now = maps.now_coarse();
+    let mut is_old = false;
+    let is_the_vips = maps.record(&key, |record| {
+        is_old = record.is_expired(now, place.protocol);
+        // Of UDP the client's datagrams alone keep a record: the pod may answer the same client without the VIP.
+        if place.protocol != UDP {
+            record.note(now, event);
+        }
         from.vip = record.vip;
         from.port = record.port();
-    });
-    match found {
-        Some(()) => Reason::ReplyRewritten,
-        // Whoever is inside asked the pod itself, or a ClusterIP that is translated elsewhere.
-        None if word.is_direct() || maps.internal(&reply.client, place.family) != 0 => Reason::NotOurs,
-        None => Reason::ReplyWithoutRecord,
+        !record.is_void()
+    }) == Some(true);
+    if is_the_vips && !is_old {
+        return Reason::ReplyRewritten;
     }
+    // Whoever is inside asked the pod itself, or a ClusterIP that is translated elsewhere.
+    if word.is_direct() || maps.internal(&reply.client, place.family) != 0 {
+        return Reason::NotOurs;
+    }
+    // Nobody else asks this pod: an old record is better than none.
+    if is_the_vips { Reason::ReplyRewritten } else { Reason::ReplyWithoutRecord }
 }
 
 /// Give a reply the VIP as its source, and count it.

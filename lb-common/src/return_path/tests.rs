@@ -101,7 +101,7 @@ impl Maps for Tables {
     fn record<R>(&self, key: &RecordKey, look: impl FnOnce(&Record) -> R) -> Option<R> {
         self.records.get(key).map(look)
     }
-    fn remember_flow(&self, _: &RecordKey, _: Record) -> bool {
+    fn remember_flow(&self, _: &RecordKey, _: Record, _: bool) -> bool {
         false
     }
     fn count_pod(&self, _: u32, _: u32) {}

@@ -77,6 +77,23 @@ impl Interfaces {
         nodes.filter_map(|(name, _)| snapshot.links.get(name).map(|link| link.mtu)).min()
     }
 
+    /// Let pods' replies leave as the VIP's before any packet comes to a pod. What fails is said by [`Self::attach`].
+    pub(super) fn prepare_replies(&mut self, datapath: &mut Datapath, snapshot: &Snapshot) {
+        for (name, interface) in self.wanted.iter_mut().filter(|(_, interface)| interface.node) {
+            if let Some(link) = snapshot.links.get(name)
+                && let Err(error) = interface.attach_out(datapath, name, link.index)
+            {
+                tracing::debug!(interface = name, "the way out is not ready: {error:#}");
+            }
+        }
+    }
+
+    /// Indices of the node's interfaces.
+    pub(super) fn nodes(&self, snapshot: &Snapshot) -> BTreeSet<u32> {
+        let nodes = self.wanted.iter().filter(|(_, interface)| interface.node);
+        nodes.filter_map(|(name, _)| snapshot.links.get(name).map(|link| link.index)).collect()
+    }
+
     /// Put programs where they belong, and take them from where they do not. With `replies`, pods' replies leave by the
     /// node's interfaces.
     pub(super) fn attach(&mut self, datapath: &mut Datapath, snapshot: &Snapshot, replies: bool) {
@@ -89,16 +106,14 @@ impl Interfaces {
                 say(name, &mut interface.problem, Some(format!("there is no interface {name}; waiting for it")));
                 continue;
             };
-            let problem = interface.attach_in(datapath, name, index).err();
-            let problem = match problem {
-                None if interface.node && replies => interface.attach_out(datapath, name, index).err(),
-                problem => problem,
-            };
+            let way_out = if interface.node && replies { interface.attach_out(datapath, name, index) } else { Ok(()) };
+            let way_in = interface.attach_in(datapath, name, index);
             if !(interface.node && replies) {
                 interface.out = None;
             }
+            say(name, &mut interface.problem, way_in.and(way_out).err().map(|error| format!("{error:#}")));
+            // After the problem is known: what an earlier agent attached stays then.
             pins.extend(interface.pins(&datapath.pins, name));
-            say(name, &mut interface.problem, problem.map(|error| format!("{error:#}")));
         }
         let others = links::others(&datapath.pins, &pins).unwrap_or_default();
         for pin in others {

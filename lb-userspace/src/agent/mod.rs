@@ -186,7 +186,10 @@ impl Agent {
             let pods = self.watch_pods(&routes::own_addresses(&snapshot));
             if !snapshot.links.is_empty()
                 && wanted.iter().all(|address| snapshot.paths.contains_key(address))
-                && pods.iter().all(|pod| snapshot.pods.contains_key(pod))
+                && pods.iter().all(|pod| match snapshot.pods.get(pod) {
+                    Some(Err(unreachable)) => !unreachable.is_pending(),
+                    found => found.is_some(),
+                })
             {
                 return;
             }
@@ -299,9 +302,16 @@ impl Agent {
         let wanted = plan::wanted(&self.desired, &host);
         let failed = std::mem::take(&mut self.failed);
         let problems = std::mem::take(&mut self.problems);
-        for step in plan::steps(&actual, &wanted) {
+        let steps = plan::steps(&actual, &wanted);
+        if self.desired.has_pods() {
+            self.interfaces.prepare_replies(&mut self.datapath, &snapshot);
+        }
+        for step in steps {
             self.carry_out(&step);
         }
+        // What a node answers itself leaves the way that the routing table says.
+        let ways = self.interfaces.nodes(&snapshot).into_iter().chain(snapshot.uplinks.iter().copied());
+        self.datapath.tables.send_by(&ways.collect());
         self.datapath.tables.restore_devices();
         if let Err(error) = self.nat_exemption.apply(&wanted.replies, &wanted.internal, self.desired.nat_exemption) {
             self.problems.push(format!("{error:#}"));

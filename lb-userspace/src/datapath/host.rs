@@ -228,9 +228,10 @@ impl Maps for HostMaps {
         self.records.borrow().get(key).map(|record| look(record))
     }
 
-    fn remember_flow(&self, key: &RecordKey, record: Record) -> bool {
+    fn remember_flow(&self, key: &RecordKey, record: Record, replace: bool) -> bool {
         let mut records = self.records.borrow_mut();
-        let room = records.len() < self.records_limit || records.contains_key(key);
+        let there = records.contains_key(key);
+        let room = if there { replace } else { records.len() < self.records_limit };
         if room {
             records.insert(*key, Rc::new(record));
         }

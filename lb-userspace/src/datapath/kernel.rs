@@ -94,6 +94,18 @@ impl KernelMaps {
         Ok(self.reasons.get(&(reason as u32), 0).context("reading the reasons")?.iter().sum())
     }
 
+    /// Let programs send by an interface.
+    ///
+    /// # Errors
+    /// The interface is gone, or the map of devices is full.
+    pub fn send_by(&mut self, interface: u32) -> Result<()> {
+        if self.devices.get(interface, 0).is_err() {
+            let added = self.devices.insert(interface, interface, None, 0);
+            added.with_context(|| format!("sending by interface {interface}"))?;
+        }
+        Ok(())
+    }
+
     /// What the last packet of a debugging run left.
     ///
     /// # Errors
@@ -239,10 +251,7 @@ impl Store for KernelMaps {
     }
 
     fn write_next_hop(&mut self, index: u32, next_hop: &NextHop) -> Result<()> {
-        if self.devices.get(next_hop.interface, 0).is_err() {
-            let added = self.devices.insert(next_hop.interface, next_hop.interface, None, 0);
-            added.with_context(|| format!("sending by interface {}", next_hop.interface))?;
-        }
+        self.send_by(next_hop.interface)?;
         self.next_hops.write(index, next_hop.to_words());
         Ok(())
     }

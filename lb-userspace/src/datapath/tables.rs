@@ -337,6 +337,17 @@ impl<S: Store> Tables<S> {
     }
 }
 
+impl Tables<super::kernel::KernelMaps> {
+    /// Let programs send by these interfaces. One that is gone meanwhile needs nothing.
+    pub fn send_by(&mut self, interfaces: &BTreeSet<u32>) {
+        for interface in interfaces {
+            if let Err(error) = self.store.send_by(*interface) {
+                tracing::debug!("{error:#}");
+            }
+        }
+    }
+}
+
 /// What does not fit, and the size of the configuration's `maps` that makes room for it.
 fn full(what: &str, size: &str, capacity: u32) -> anyhow::Error {
     anyhow!("no room for more {what}: the map holds {capacity}; raise maps.{size} and restart after `beeline detach`")

@@ -77,13 +77,15 @@ impl Pods {
         Self { internal: internal(desired, host), replies: replies(desired, host), mss: mss(desired, host) }
     }
 
-    /// The pods of a service on this host. The ready ones own slots; where none is ready, those that drain do.
+    /// The pods of a service on this host. The ready ones own slots; where none is ready, those that drain do. A pod
+    /// without a live device owns none: it keeps its rank, and gets its slots back with its device.
     pub(super) fn specs(&self, key: &ServiceKey, service: &Service, host: &Host<'_>) -> BTreeMap<PodKey, PodSpec> {
-        let any_ready = service.local_pods(host.own).any(|(_, pod)| !pod.draining);
+        let lives = |pod: &PodKey| host.pods.contains_key(&pod.address);
+        let any_ready = service.local_pods(host.own).any(|(key, pod)| !pod.draining && lives(key));
         let specs = service.local_pods(host.own).map(|(pod, &Pod { weight, draining, .. })| {
             let spec = PodSpec {
                 rank: weight,
-                share: if draining && any_ready { 0 } else { weight },
+                share: if !lives(pod) || (draining && any_ready) { 0 } else { weight },
                 record: self.replies.get(&reply_key(pod, key)).is_some_and(|reply| reply.recorded),
                 device: host.pods.get(&pod.address).copied(),
             };

@@ -33,7 +33,7 @@ pub(super) struct PodMaps {
     reply_targets: Mapped<4>,
     reply_counters: PerCpuArray<MapData, [u64; 2]>,
     recorded: PerCpuArray<MapData, u64>,
-    records: HashMap<MapData, [u64; 5], [u64; 5]>,
+    records: HashMap<MapData, [u64; 5], [u64; 6]>,
     record_entries: u32,
     removed: Option<Instant>,
 }

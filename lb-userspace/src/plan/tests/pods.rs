@@ -158,11 +158,11 @@ fn a_node_whose_pods_all_drain_goes_on() {
 }
 
 #[test]
-fn a_pod_without_a_device_stays_in_the_table_and_says_so() {
+fn a_pod_without_a_device_keeps_its_rank_and_owns_nothing() {
     let mut world = World::new();
     world.devices.clear();
     let spec = world.pods(web())[&pod(POD, 8080)];
-    assert_eq!((spec.rank, spec.share, spec.device), (100, 100, None));
+    assert_eq!((spec.rank, spec.share, spec.device), (100, 0, None));
     assert!(!spec.record, "it is not known that its sockets cannot be seen");
     assert!(world.wanted().replies.contains_key(&reply_key(POD, 6)));
 }
