@@ -6,10 +6,9 @@ use std::vec::Vec;
 
 use super::*;
 use crate::flow::{FlowKey, HashKeys};
-use crate::maps::RecordState;
 use crate::maps::{
-    Backend, FragmentKey, FragmentPorts, NextHop, Pod, PodCell, PodWord, Record, ReplyTarget, ReplyWord, ServiceId,
-    ServiceWord, Settings,
+    Backend, FragmentKey, FragmentPorts, NextHop, Pod, PodCell, PodWord, RECORD_SHORT_NS, Record, RecordState,
+    ReplyTarget, ReplyWord, ServiceId, ServiceWord, Settings,
 };
 use crate::packet::bytes::Bytes;
 use crate::stage::{Trail, run_return, run_return_slow};
@@ -28,6 +27,7 @@ struct Tables {
     records: HashMap<RecordKey, Record>,
     fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
     counted: RefCell<Vec<(ReplyId, u32)>>,
+    now: u64,
 }
 
 /// A pod that serves TCP and UDP 8080 for the VIP's 80.
@@ -39,6 +39,7 @@ fn tables(recorded: bool, direct: bool) -> Tables {
         records: HashMap::new(),
         fragments: RefCell::default(),
         counted: RefCell::default(),
+        now: 1_000,
     }
 }
 
@@ -81,7 +82,7 @@ impl Maps for Tables {
         2_000
     }
     fn now_coarse(&self) -> u64 {
-        1_000
+        self.now
     }
     fn pod_word(&self, _: ServiceId) -> Option<PodWord> {
         None
@@ -219,6 +220,39 @@ fn a_record_decides_where_it_has_to() {
     stays(reply(POD, 8080, CLIENT, ACK, &[]), &tables(true, false), Reason::ReplyWithoutRecord);
     stays(reply(POD, 8080, INSIDE, ACK, &[]), &tables(true, false), Reason::NotOurs);
     stays(reply(POD, 8080, CLIENT, ACK, &[]), &tables(true, true), Reason::NotOurs);
+}
+
+/// Once a flow is closed, its ports may be those of a connection to the pod itself: the pod's answer to a SYN that made no
+/// new record says so, for all that follows.
+#[test]
+fn a_closed_flow_decides_nothing_for_the_next_one() {
+    let mut maps = tables(false, false);
+    let key = recorded(&mut maps, INSIDE);
+    for event in [RecordEvent::CLIENT_ENDS, RecordEvent::POD_ENDS] {
+        maps.records[&key].note(1_000, event);
+    }
+    let mut last = reply(POD, 8080, INSIDE, ACK, &[]);
+    assert_eq!(run(&mut last, &maps), Reason::ReplyRewritten, "the last packets of the old flow are the VIP's");
+    maps.counted.borrow_mut().clear();
+    for flags in [SYN | ACK, ACK, FIN | ACK] {
+        stays(reply(POD, 8080, INSIDE, flags, &[]), &maps, Reason::NotOurs);
+    }
+    maps.records[&key].note(1_000, RecordEvent::BEGINS);
+    assert_eq!(run(&mut reply(POD, 8080, INSIDE, SYN | ACK, &[]), &maps), Reason::ReplyRewritten);
+}
+
+#[test]
+fn an_old_record_decides_only_where_nobody_else_may_be_meant() {
+    for (client, direct, reason) in
+        [(INSIDE, false, Reason::NotOurs), (CLIENT, true, Reason::NotOurs), (CLIENT, false, Reason::ReplyRewritten)]
+    {
+        let mut maps = tables(true, direct);
+        let key = recorded(&mut maps, client);
+        maps.now = RECORD_SHORT_NS + 2;
+        let mut packet = reply(POD, 8080, client, ACK, &[]);
+        assert_eq!(run(&mut packet, &maps), reason, "{client:?} {direct}");
+        assert_eq!(maps.records[&key].seen(), RECORD_SHORT_NS + 2);
+    }
 }
 
 #[test]
