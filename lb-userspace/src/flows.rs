@@ -118,7 +118,7 @@ impl Flows {
         Ok(u64::from(self.map.info().context("the map of recorded flows")?.max_entries()))
     }
 
-    /// Shows every flow until `visit` breaks: about a second for a million.
+    /// Shows every flow until `visit` breaks, a batch of the map at a time.
     ///
     /// # Errors
     /// The map cannot be read.

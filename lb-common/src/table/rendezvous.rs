@@ -30,7 +30,7 @@
 //! slot: all backends walk as far as a common horizon, chosen so that six backends are expected in each slot. What came
 //! in below the horizon is the exact head of the slot's ranking; where that is spent, all open backends are asked. One
 //! backend with most of the ranks and little of the shares (a large node, all of whose pods drain but one) sends most
-//! slots there: 0.36 s for 500 backends and 65,536 slots, where equal ones take 0.03 s.
+//! slots there, and its table takes several times as long as one of equal backends.
 
 use alloc::vec;
 use alloc::vec::Vec;
